@@ -1,0 +1,213 @@
+package e2e
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/lambda"
+	"github.com/aws/aws-sdk-go-v2/service/lambda/types"
+)
+
+func as[T error](err error, target *T) bool { return errors.As(err, target) }
+
+const holdPython = `
+import time, json
+def handler(event, context):
+    begin = time.monotonic_ns()
+    time.sleep(0.02)
+    return {"detail": json.dumps([begin, time.monotonic_ns()])}
+`
+
+const holdNode = `
+export const handler = async () => {
+  const begin = process.hrtime.bigint();
+  await new Promise((r) => setTimeout(r, 20));
+  return { detail: "[" + begin + "," + process.hrtime.bigint() + "]" };
+};
+`
+
+// interval is when an invoke ran, on the host's monotonic clock, told by the function itself.
+type interval [2]int64
+
+// 64 clients hammer functions of three runtimes: no function runs more invokes at once than its limit, nothing is lost, and
+// nothing is left. LAMBENT_HAMMER sets the length; the default keeps a test run short.
+func TestHammer(t *testing.T) {
+	length := 15 * time.Second
+	if given := os.Getenv("LAMBENT_HAMMER"); given != "" {
+		var err error
+		if length, err = time.ParseDuration(given); err != nil {
+			t.Fatal(err)
+		}
+	}
+	data := t.TempDir()
+	s := start(t, data)
+	python, node := interpreters(t, s)
+	functions := []struct {
+		name, payload string
+		limit         int32
+		code          func(*lambda.CreateFunctionInput)
+	}{
+		{"hammer-go", `{"try":"hold","arg":"20ms"}`, 5, provided(programs.probe)},
+		{"hammer-python", `{}`, 20, source(python, "hold.py", "hold.handler", holdPython)},
+		{"hammer-node", `{}`, 0, source(node, "hold.mjs", "hold.handler", holdNode)},
+	}
+	ctx := t.Context()
+	for _, f := range functions {
+		s.function(f.name, f.code)
+		if f.limit == 0 {
+			continue
+		}
+		if _, err := s.client.PutFunctionConcurrency(ctx, &lambda.PutFunctionConcurrencyInput{FunctionName: &f.name, ReservedConcurrentExecutions: &f.limit}); err != nil {
+			t.Fatal(err)
+		}
+		awaitLimit(t, s, f.name, f.limit)
+	}
+	var mu sync.Mutex
+	ran, throttled, failures := map[string][]interval{}, map[string]int{}, []string{}
+	var group sync.WaitGroup
+	end := time.Now().Add(length)
+	for client := range 64 {
+		group.Go(func() {
+			for n := client; time.Now().Before(end); n++ {
+				f := functions[n%len(functions)]
+				out, err := s.client.Invoke(ctx, &lambda.InvokeInput{FunctionName: &f.name, Payload: []byte(f.payload)})
+				mu.Lock()
+				switch when, problem := judge(out, err); {
+				case problem == "throttled":
+					throttled[f.name]++
+				case problem != "":
+					failures = append(failures, f.name+": "+problem)
+				default:
+					ran[f.name] = append(ran[f.name], when)
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	group.Wait()
+	if len(failures) > 0 {
+		t.Errorf("%d invokes failed, the first: %s", len(failures), failures[0])
+	}
+	for _, f := range functions {
+		most := overlap(ran[f.name])
+		t.Logf("%s: %d invokes, at most %d at once, %d throttled", f.name, len(ran[f.name]), most, throttled[f.name])
+		switch {
+		case len(ran[f.name]) == 0:
+			t.Errorf("%s never ran", f.name)
+		case f.limit > 0 && most > int(f.limit):
+			t.Errorf("%s ran %d at once, its limit is %d", f.name, most, f.limit)
+		case f.limit == 0 && throttled[f.name] > 0:
+			t.Errorf("%s has no limit and was throttled %d times", f.name, throttled[f.name])
+		}
+	}
+	processes := descendants(t, s.cmd.Process.Pid)
+	s.stop()
+	if left := alive(processes); len(left) > 0 {
+		t.Errorf("processes left: %v", left)
+	}
+	if left := mountsBelow(t, data); len(left) > 0 {
+		t.Errorf("mounts left: %v", left)
+	}
+	if left := cgroupsOf(t, s.cmd.Process.Pid); len(left) > 0 {
+		t.Errorf("cgroups left: %v", left)
+	}
+}
+
+// judge reads an answer of a hold function.
+func judge(out *lambda.InvokeOutput, err error) (interval, string) {
+	var tooMany *types.TooManyRequestsException
+	if errors.As(err, &tooMany) {
+		return interval{}, "throttled"
+	}
+	if err != nil {
+		return interval{}, err.Error()
+	}
+	var answer struct{ Detail string }
+	var when interval
+	if out.FunctionError != nil {
+		return when, string(out.Payload)
+	}
+	if err := json.Unmarshal(out.Payload, &answer); err != nil {
+		return when, fmt.Sprintf("%v in %s", err, out.Payload)
+	}
+	if err := json.Unmarshal([]byte(answer.Detail), &when); err != nil {
+		return when, fmt.Sprintf("%v in %s", err, out.Payload)
+	}
+	return when, ""
+}
+
+// overlap returns the largest number of intervals that hold one instant.
+func overlap(intervals []interval) int {
+	type edge struct {
+		at   int64
+		step int
+	}
+	var edges []edge
+	for _, i := range intervals {
+		edges = append(edges, edge{i[0], 1}, edge{i[1], -1})
+	}
+	slices.SortFunc(edges, func(a, b edge) int { return int(min(max(a.at-b.at, -1), 1))*2 + a.step - b.step })
+	now, most := 0, 0
+	for _, e := range edges {
+		now += e.step
+		most = max(most, now)
+	}
+	return most
+}
+
+// awaitLimit waits until a limit is in force: a burst of twice its size must then meet it.
+func awaitLimit(t *testing.T, s *server, name string, limit int32) {
+	t.Helper()
+	deadline := time.Now().Add(10 * time.Second)
+	for time.Now().Before(deadline) {
+		out, err := s.client.GetFunctionConcurrency(t.Context(), &lambda.GetFunctionConcurrencyInput{FunctionName: &name})
+		if err == nil && aws.ToInt32(out.ReservedConcurrentExecutions) == limit {
+			return
+		}
+	}
+	t.Fatalf("the limit of %s is not in force", name)
+}
+
+// interpreters asks the binary which Python and Node.js the host has, and takes the newest.
+func interpreters(t *testing.T, s *server) (python, node string) {
+	t.Helper()
+	for _, word := range strings.FieldsFunc(s.output.String(), func(r rune) bool { return strings.ContainsRune(" ,\n\t()", r) }) {
+		switch {
+		case strings.HasPrefix(word, "python3."):
+			if len(word) > len(python) || len(word) == len(python) && word > python {
+				python = word
+			}
+		case strings.HasPrefix(word, "nodejs"):
+			node = max(node, word)
+		}
+	}
+	if python == "" || node == "" {
+		t.Fatalf("the region lists no Python or no Node.js:\n%s", s.output)
+	}
+	return python, node
+}
+
+// cgroupsOf lists cgroups that carry the name of a region's process.
+func cgroupsOf(t *testing.T, pid int) []string {
+	t.Helper()
+	var found []string
+	err := filepath.WalkDir("/sys/fs/cgroup", func(path string, d os.DirEntry, err error) error {
+		if err == nil && d.IsDir() && strings.Contains(path, fmt.Sprintf("lambent-%d", pid)) {
+			found = append(found, path)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
