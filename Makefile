@@ -1,0 +1,51 @@
+# Lambent. "make run" shows it working, "make test" tests it; both install what they need (see scripts/setup).
+
+GO      = scripts/env go
+ARCH   := $(or $(GOARCH),$(shell case $$(uname -m) in x86_64) echo amd64;; aarch64) echo arm64;; esac))
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+STATIC  = CGO_ENABLED=0 GOOS=linux GOARCH=$(ARCH)
+
+.PHONY: help run build test check bench fuzz clean setup-%
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 10
+
+run: setup-run binaries ## start a region, deploy an example and invoke it
+	@scripts/env scripts/run
+
+build: setup-build binaries ## build bin/lambent
+
+# The program that is a sandbox's first process is embedded in the binary, so it is built first.
+.PHONY: init binaries
+init:
+	$(STATIC) $(GO) build -trimpath -ldflags '-s -w' -o sandbox/native/initbin/lambent-init-linux-$(ARCH) ./cmd/lambent-init
+binaries: init
+	$(STATIC) $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/lambent ./cmd/lambent
+
+test: setup-test binaries ## run every test, with the race detector
+	$(GO) test -race -timeout 15m ./...
+
+check: setup-check binaries bin/.tools/stamp ## vet, lint, known vulnerabilities, formatting, generated code
+	@unformatted=$$(git ls-files -z '*.go' | xargs -0 scripts/env gofmt -l) && if [ -n "$$unformatted" ]; then \
+		echo "not formatted with gofmt:" $$unformatted >&2; exit 1; fi
+	$(GO) vet ./...
+	scripts/check-generated
+	scripts/env bin/.tools/golangci-lint run --timeout 10m ./...
+	scripts/env bin/.tools/govulncheck ./...
+
+bin/.tools/stamp: tools/go.mod tools/go.sum
+	cd tools && CGO_ENABLED=0 GOBIN=$(CURDIR)/bin/.tools ../scripts/env go install tool
+	@touch $@
+
+bench: setup-run binaries ## measure, and write docs/benchmarks.md
+	scripts/env bin/lambent bench
+
+FUZZTIME ?= 30s
+fuzz: setup-test init ## run each fuzz target for FUZZTIME
+	@scripts/env scripts/fuzz $(FUZZTIME)
+
+setup-%:
+	@scripts/setup $*
+
+clean: ## remove what was built and fetched
+	rm -rf bin sandbox/native/initbin/lambent-init-*
