@@ -1,0 +1,247 @@
+package native
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"lambent/sandbox"
+)
+
+// cpuPeriod is the period of CPU quotas. A short one makes the pauses of small functions short.
+const cpuPeriod = 20 * time.Millisecond
+
+// minCPUQuota is the smallest quota that the kernel takes.
+const minCPUQuota = time.Millisecond
+
+// cgroup is the control groups of one sandbox. The init lives in whole/init, and the function's processes in function:
+// limits, freezing and killing reach them only, so that the init answers whatever they do.
+//
+//	v2, and the unified tree of hybrid hosts     ID/init  ID/function
+//	v1 freezer, where there is no unified tree   ID/      ID/function   (the init in ID itself)
+//	v1 controllers                               ID                     (functions only)
+type cgroup struct {
+	whole    hierarchy
+	function hierarchy
+	freezer  *freezer
+}
+
+// functionGroup returns the directories that hold the function's processes.
+func functionGroup(whole hierarchy) hierarchy {
+	function := hierarchy{v1: map[string]string{}, limits: whole.limits}
+	for controller, dir := range whole.v1 {
+		function.v1[controller] = dir
+		if controller == "freezer" {
+			function.v1[controller] = filepath.Join(dir, "function")
+		}
+	}
+	if whole.v2 != "" {
+		function.v2 = filepath.Join(whole.v2, "function")
+	}
+	return function
+}
+
+// makeCgroup creates the groups of one sandbox. What it made stays when it fails: remove removes it.
+func makeCgroup(whole hierarchy) (*cgroup, error) {
+	g := &cgroup{whole: whole, function: functionGroup(whole)}
+	if err := whole.make(); err != nil {
+		return g, err
+	}
+	if whole.v2 != "" {
+		if err := whole.delegate(""); err != nil {
+			return g, err
+		}
+		if err := os.Mkdir(filepath.Join(whole.v2, "init"), 0o755); err != nil {
+			return g, fmt.Errorf("make cgroup: %w", err)
+		}
+	}
+	if err := g.function.make(); err != nil {
+		return g, err
+	}
+	if err := g.limitDevices(); err != nil {
+		return g, err
+	}
+	var err error
+	g.freezer, err = openFreezer(g.function)
+	return g, err
+}
+
+// devices are what functions may open: null, zero, full, random, urandom. Nothing may be made.
+var devices = []string{"c 1:3 rw", "c 1:5 rw", "c 1:7 rw", "c 1:8 rw", "c 1:9 rw"}
+
+// limitDevices denies all but devices, on hosts with the v1 controller. With v2 the user namespace, nodev mounts and the
+// missing capability do so alone.
+func (g *cgroup) limitDevices() error {
+	dir, ok := g.function.v1["devices"]
+	if !ok {
+		return nil
+	}
+	if err := writeControl(filepath.Join(dir, "devices.deny"), "a"); err != nil {
+		return err
+	}
+	for _, device := range devices {
+		if err := writeControl(filepath.Join(dir, "devices.allow"), device); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// addInit puts the init into the freezer's tree where the kernel did not do so at its start.
+func (g *cgroup) addInit(pid int) error {
+	if dir, ok := g.whole.v1["freezer"]; ok {
+		return writeControl(filepath.Join(dir, "cgroup.procs"), strconv.Itoa(pid))
+	}
+	return nil
+}
+
+// addFunction puts a process where the limits are.
+func (g *cgroup) addFunction(pid int) error {
+	for _, dir := range g.function.directories() {
+		if err := writeControl(filepath.Join(dir, "cgroup.procs"), strconv.Itoa(pid)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// limit is one control file with its value. Optional ones may be missing on a host without swap accounting.
+type limit struct {
+	file, value string
+	optional    bool
+}
+
+// memoryLimits returns the files that limit memory to bytes, without swap. v1 keeps the limit of memory and swap
+// together above that of memory at each step, so it goes out of the way first.
+func (h hierarchy) memoryLimits(bytes int64) []limit {
+	value := strconv.FormatInt(bytes, 10)
+	if h.limits {
+		return []limit{
+			{file: filepath.Join(h.v2, "memory.max"), value: value},
+			{file: filepath.Join(h.v2, "memory.swap.max"), value: "0", optional: true},
+		}
+	}
+	both := filepath.Join(h.v1["memory"], "memory.memsw.limit_in_bytes")
+	return []limit{
+		{file: both, value: "-1", optional: true},
+		{file: filepath.Join(h.v1["memory"], "memory.limit_in_bytes"), value: value},
+		{file: both, value: value, optional: true},
+	}
+}
+
+// cpuLimits returns the files that limit CPU time to a number of virtual CPUs.
+func (h hierarchy) cpuLimits(vcpu float64) []limit {
+	quota := time.Duration(math.Ceil(vcpu * float64(cpuPeriod)))
+	quota = max(quota, minCPUQuota)
+	quotaText, periodText := strconv.FormatInt(quota.Microseconds(), 10), strconv.FormatInt(cpuPeriod.Microseconds(), 10)
+	if h.limits {
+		return []limit{{file: filepath.Join(h.v2, "cpu.max"), value: quotaText + " " + periodText}}
+	}
+	return []limit{
+		{file: filepath.Join(h.v1["cpu"], "cpu.cfs_period_us"), value: periodText},
+		{file: filepath.Join(h.v1["cpu"], "cpu.cfs_quota_us"), value: quotaText},
+	}
+}
+
+// processLimits returns the file that limits processes and threads.
+func (h hierarchy) processLimits(n int) []limit {
+	dir := h.v1["pids"]
+	if h.limits {
+		dir = h.v2
+	}
+	return []limit{{file: filepath.Join(dir, "pids.max"), value: strconv.Itoa(n)}}
+}
+
+// apply writes limits in their order.
+func apply(limits []limit) error {
+	for _, l := range limits {
+		err := writeControl(l.file, l.value)
+		if err != nil && !(l.optional && errors.Is(err, fs.ErrNotExist)) {
+			return err
+		}
+	}
+	return nil
+}
+
+// usage reads the meters as they stand.
+func (g *cgroup) usage() (sandbox.Usage, error) {
+	if g.function.limits {
+		return usageV2(g.function.v2)
+	}
+	return usageV1(g.function.v1)
+}
+
+func usageV1(dirs map[string]string) (sandbox.Usage, error) {
+	now, err1 := readNumber(dirs["memory"], "memory.usage_in_bytes")
+	peak, err2 := readNumber(dirs["memory"], "memory.max_usage_in_bytes")
+	cpu, err3 := readNumber(dirs["cpuacct"], "cpuacct.usage")
+	processes, err4 := readNumber(dirs["pids"], "pids.current")
+	kills, err5 := oomKills(hierarchy{v1: dirs})
+	return sandbox.Usage{
+		MemoryBytes: now, PeakMemoryBytes: peak, CPU: time.Duration(cpu), OOMKills: kills, Processes: int(processes),
+	}, errors.Join(err1, err2, err3, err4, err5)
+}
+
+func usageV2(dir string) (sandbox.Usage, error) {
+	now, err1 := readNumber(dir, "memory.current")
+	peak, err2 := readNumber(dir, "memory.peak")
+	if errors.Is(err2, fs.ErrNotExist) { // before Linux 5.19
+		peak, err2 = now, nil
+	}
+	cpu, err3 := readValues(filepath.Join(dir, "cpu.stat"))
+	processes, err4 := readNumber(dir, "pids.current")
+	kills, err5 := oomKills(hierarchy{v2: dir, limits: true})
+	return sandbox.Usage{
+		MemoryBytes: now, PeakMemoryBytes: peak, CPU: time.Duration(cpu["usage_usec"]) * time.Microsecond,
+		OOMKills: kills, Processes: int(processes),
+	}, errors.Join(err1, err2, err3, err4, err5)
+}
+
+// oomKills reads how many processes the memory limit ended.
+func oomKills(function hierarchy) (int64, error) {
+	path := filepath.Join(function.v1["memory"], "memory.oom_control")
+	if function.limits {
+		path = filepath.Join(function.v2, "memory.events")
+	}
+	values, err := readValues(path)
+	return values["oom_kill"], err
+}
+
+func readNumber(dir, name string) (int64, error) {
+	text, err := os.ReadFile(filepath.Join(dir, name))
+	if err != nil {
+		return 0, fmt.Errorf("cgroup: %w", err)
+	}
+	n, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("cgroup: %s: %w", name, err)
+	}
+	return n, nil
+}
+
+// resetPeak starts the measuring of peak memory anew, where the kernel can: v1 only.
+func (g *cgroup) resetPeak() error {
+	if dir, ok := g.function.v1["memory"]; ok {
+		return writeControl(filepath.Join(dir, "memory.max_usage_in_bytes"), "0")
+	}
+	return nil
+}
+
+// remove deletes the groups, which have no processes any more but may need a moment to see it.
+func (g *cgroup) remove(ctx context.Context) error {
+	if g.freezer != nil {
+		g.freezer.close()
+	}
+	var all []error
+	for _, dir := range g.whole.directories() {
+		all = append(all, removeTree(ctx, dir))
+	}
+	return errors.Join(all...)
+}

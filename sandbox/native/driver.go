@@ -1,0 +1,222 @@
+package native
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/elastic/go-seccomp-bpf/arch"
+
+	"lambent/sandbox"
+	"lambent/sandbox/native/initbin"
+)
+
+// Options configure a driver. StateDir is required.
+type Options struct {
+	// StateDir is a directory of the driver's own, made when it does not exist. One living driver uses it at a time.
+	StateDir string
+	// Base are the parts of the host that every sandbox sees: interpreters, libraries, /etc.
+	Base []sandbox.Mount
+	// IdentityDir is shared by all drivers of the host, which agree there on user IDs. Default: /run/lambent/ids.
+	IdentityDir string
+	// Logger receives what no caller is there to be told. Default: slog.Default().
+	Logger *slog.Logger
+}
+
+// Driver makes sandboxes out of namespaces and cgroups. It implements sandbox.Driver.
+//
+// Invariants: every sandbox has IDs of its own; whatever the driver makes on the host is below its cgroups and its state
+// directory, so that Recover finds it; a sandbox that is not in all holds nothing.
+type Driver struct {
+	options    Options
+	logger     *slog.Logger
+	lock       *os.File
+	executable *os.File // the init
+	filter     string   // the system call filter
+	masks      []string
+	cgroups    hierarchy
+	ids        *identities
+	mounts     *mounts
+
+	mu     sync.Mutex
+	closed bool
+	all    map[string]*Sandbox
+}
+
+// Open makes a driver. It fails with a text for the operator when the host lacks something (see Check), or when another
+// process uses the state directory. Recover is to be called before the first Create.
+func Open(options Options) (*Driver, error) {
+	if missing := Check(); len(missing) > 0 {
+		return nil, &MissingError{Missing: missing}
+	}
+	if options.IdentityDir == "" {
+		options.IdentityDir = "/run/lambent/ids"
+	}
+	if options.Logger == nil {
+		options.Logger = slog.Default()
+	}
+	d := &Driver{options: options, logger: options.Logger, all: map[string]*Sandbox{}}
+	if err := d.open(); err != nil {
+		return nil, errors.Join(err, d.release())
+	}
+	return d, nil
+}
+
+// open acquires what the driver holds, in an order that release can undo at any point.
+func (d *Driver) open() (err error) {
+	if d.options.StateDir, err = filepath.Abs(d.options.StateDir); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(d.rootDirectory(), 0o700); err != nil {
+		return fmt.Errorf("make the state directory: %w", err)
+	}
+	d.lock, err = lockFile(filepath.Join(d.options.StateDir, "lock"))
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return fmt.Errorf("the sandbox directory %s is in use by another process", d.options.StateDir)
+	}
+	if err != nil {
+		return fmt.Errorf("lock the state directory: %w", err)
+	}
+	info, err := arch.GetInfo("")
+	if err != nil {
+		return fmt.Errorf("system call filter: %w", err)
+	}
+	filter, err := assembleFilter(info)
+	if err != nil {
+		return err
+	}
+	d.filter = string(filter)
+	if d.masks, err = procMasks("/proc"); err != nil {
+		return err
+	}
+	if d.executable, err = initExecutable(initbin.Binary()); err != nil {
+		return err
+	}
+	if d.ids, err = takeBlock(d.options.IdentityDir); err != nil {
+		return err
+	}
+	if d.mounts, err = openMounts(d.rootDirectory(), d.options.Base); err != nil {
+		return err
+	}
+	return d.openCgroups()
+}
+
+// rootDirectory is where the template of the sandboxes' roots is mounted.
+func (d *Driver) rootDirectory() string { return filepath.Join(d.options.StateDir, "root") }
+
+// release gives back what open acquired.
+func (d *Driver) release() error {
+	var all []error
+	if d.mounts != nil {
+		d.mounts.close()
+	}
+	if d.cgroups.directories() != nil {
+		all = append(all, d.removeCgroups(context.Background()))
+	}
+	if d.ids != nil {
+		all = append(all, d.ids.close())
+	}
+	for _, file := range []*os.File{d.executable, d.lock} {
+		if file != nil {
+			all = append(all, file.Close())
+		}
+	}
+	return errors.Join(all...)
+}
+
+// initExecutable puts the init into memory, sealed, so that nothing can change what sandboxes run. Without an embedded
+// init it is this process's own executable, which must call MaybeInit.
+func initExecutable(binary []byte) (*os.File, error) {
+	if binary == nil {
+		file, err := os.Open("/proc/self/exe")
+		if err != nil {
+			return nil, fmt.Errorf("open the init: %w", err)
+		}
+		return file, nil
+	}
+	fd, err := unix.MemfdCreate("lambent-init", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|unix.MFD_EXEC)
+	if errors.Is(err, unix.EINVAL) { // before Linux 6.3 every memfd could be executed
+		fd, err = unix.MemfdCreate("lambent-init", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("store the init: %w", err)
+	}
+	file := os.NewFile(uintptr(fd), "lambent-init")
+	if _, err := file.Write(binary); err != nil {
+		file.Close()
+		return nil, fmt.Errorf("store the init: %w", err)
+	}
+	const seals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
+	if _, err := unix.FcntlInt(file.Fd(), unix.F_ADD_SEALS, seals); err != nil {
+		file.Close()
+		return nil, fmt.Errorf("seal the init: %w", err)
+	}
+	return file, nil
+}
+
+// Create makes a ready-made sandbox. The id is unique among the driver's living sandboxes, and a file name.
+func (d *Driver) Create(ctx context.Context, id string) (sandbox.Sandbox, error) {
+	if id == "" || id != filepath.Base(id) || len(id) > 128 || id[0] == '.' {
+		return nil, fmt.Errorf("create sandbox: %q is no file name", id)
+	}
+	s := &Sandbox{driver: d, id: id}
+	d.mu.Lock()
+	_, exists := d.all[id]
+	closed := d.closed
+	if !exists && !closed {
+		d.all[id] = s
+	}
+	d.mu.Unlock()
+	switch {
+	case closed:
+		return nil, fmt.Errorf("create sandbox: %w", os.ErrClosed)
+	case exists:
+		return nil, fmt.Errorf("create sandbox: %s exists", id)
+	}
+	if err := s.create(ctx); err != nil {
+		return nil, fmt.Errorf("create sandbox: %w", errors.Join(err, s.Destroy(context.WithoutCancel(ctx))))
+	}
+	return s, nil
+}
+
+// forget drops a destroyed sandbox.
+func (d *Driver) forget(id string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.all, id)
+}
+
+// Close destroys all sandboxes and releases the driver's own resources. Create fails from then on.
+func (d *Driver) Close() error {
+	d.mu.Lock()
+	if d.closed {
+		d.mu.Unlock()
+		return nil
+	}
+	d.closed = true
+	living := make([]*Sandbox, 0, len(d.all))
+	for _, s := range d.all {
+		living = append(living, s)
+	}
+	d.mu.Unlock()
+
+	failures := make([]error, len(living))
+	var group sync.WaitGroup
+	turns := make(chan struct{}, 2*runtime.GOMAXPROCS(0))
+	for i, s := range living {
+		turns <- struct{}{}
+		group.Go(func() {
+			defer func() { <-turns }()
+			failures[i] = s.Destroy(context.Background())
+		})
+	}
+	group.Wait()
+	return errors.Join(errors.Join(failures...), d.release())
+}

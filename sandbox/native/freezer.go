@@ -1,0 +1,134 @@
+package native
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// freezeTimeout is how long the kernel may take to stop every process of a sandbox. It takes microseconds, unless a
+// process waits for a disk.
+const freezeTimeout = 2 * time.Second
+
+// freezer stops and continues the processes of one cgroup. Its control files stay open, which halves the cost.
+type freezer struct {
+	v2 bool
+
+	mu     sync.Mutex
+	state  *os.File // cgroup.freeze or freezer.state; nil: closed
+	events *os.File // cgroup.events, v2 only
+	frozen bool
+}
+
+// openFreezer opens the control files of a cgroup.
+func openFreezer(function hierarchy) (*freezer, error) {
+	f := &freezer{v2: function.v2 != ""}
+	path := filepath.Join(function.v1["freezer"], "freezer.state")
+	var err error
+	if f.v2 {
+		path = filepath.Join(function.v2, "cgroup.freeze")
+		if f.events, err = os.Open(filepath.Join(function.v2, "cgroup.events")); err != nil {
+			return nil, fmt.Errorf("open freezer: %w", err)
+		}
+	}
+	if f.state, err = os.OpenFile(path, os.O_RDWR, 0); err != nil {
+		f.close()
+		return nil, fmt.Errorf("open freezer: %w", err)
+	}
+	return f, nil
+}
+
+// set freezes or thaws, and returns when it is so. It does nothing when it is so already.
+func (f *freezer) set(frozen bool) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.frozen == frozen {
+		return nil
+	}
+	if f.state == nil {
+		return os.ErrClosed
+	}
+	if _, err := f.state.WriteAt([]byte(f.value(frozen)), 0); err != nil {
+		return fmt.Errorf("freezer: %w", err)
+	}
+	if frozen {
+		if err := f.awaitLocked(time.Now().Add(freezeTimeout)); err != nil {
+			_, undo := f.state.WriteAt([]byte(f.value(false)), 0)
+			return errors.Join(err, undo)
+		}
+	}
+	f.frozen = frozen
+	return nil
+}
+
+func (f *freezer) value(frozen bool) string {
+	switch {
+	case f.v2 && frozen:
+		return "1"
+	case f.v2:
+		return "0"
+	case frozen:
+		return "FROZEN"
+	}
+	return "THAWED"
+}
+
+// awaitLocked returns when every process has stopped. An empty cgroup counts as stopped.
+func (f *freezer) awaitLocked(deadline time.Time) error {
+	file, want := f.state, "FROZEN"
+	if f.v2 {
+		file, want = f.events, "frozen 1"
+	}
+	buffer := make([]byte, 128)
+	for {
+		n, err := file.ReadAt(buffer, 0)
+		if n == 0 && err != nil {
+			return fmt.Errorf("freezer: %w", err)
+		}
+		if strings.Contains(string(buffer[:n]), want) {
+			return nil
+		}
+		remaining := time.Until(deadline)
+		if remaining <= 0 {
+			return fmt.Errorf("freezer: processes did not stop within %v", freezeTimeout)
+		}
+		if err := f.pauseLocked(remaining); err != nil {
+			return err
+		}
+	}
+}
+
+// pauseLocked waits for a change of the state: v2 announces it, v1 has to be asked again.
+func (f *freezer) pauseLocked(remaining time.Duration) error {
+	if !f.v2 {
+		remaining = min(remaining, time.Millisecond)
+	}
+	var poll []unix.PollFd
+	if f.v2 {
+		poll = []unix.PollFd{{Fd: int32(f.events.Fd()), Events: unix.POLLPRI}}
+	}
+	timeout := unix.NsecToTimespec(remaining.Nanoseconds())
+	_, err := unix.Ppoll(poll, &timeout, nil)
+	if err != nil && err != unix.EINTR {
+		return fmt.Errorf("freezer: %w", err)
+	}
+	return nil
+}
+
+// close releases the files. A frozen cgroup stays frozen.
+func (f *freezer) close() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, file := range []*os.File{f.state, f.events} {
+		if file != nil {
+			file.Close()
+		}
+	}
+	f.state, f.events = nil, nil
+}

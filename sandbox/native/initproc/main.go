@@ -1,0 +1,59 @@
+// Package initproc is what runs inside a sandbox of the native driver before the function does: the init, which is
+// process 1 of the sandbox, builds its root and network, and reaps; and the starter, which gives up every right and then
+// becomes the function's process by exec.
+//
+// Both are trusted until the function starts. From then on the init trusts nothing that happens in the sandbox, and the
+// driver trusts nothing that the init says.
+package initproc
+
+import (
+	"os"
+	"runtime/debug"
+
+	"golang.org/x/sys/unix"
+
+	"lambent/sandbox/native/wire"
+)
+
+// memoryLimit keeps the heap of the init small, in bytes.
+const memoryLimit = 8 << 20
+
+// Main runs the init or a starter, as os.Args[0] says, and returns the exit status. known is false when os.Args[0] names
+// neither; then nothing was done.
+func Main() (status int, known bool) {
+	if len(os.Args) == 0 {
+		return 0, false
+	}
+	switch os.Args[0] {
+	case wire.InitName:
+		debug.SetGCPercent(-1)
+		debug.SetMemoryLimit(memoryLimit)
+		return runInit(wire.NewConn(wire.ControlFD)), true
+	case wire.StarterName:
+		debug.SetGCPercent(-1)
+		return runStarter(wire.NewConn(wire.ControlFD)), true
+	}
+	return 0, false
+}
+
+// stepError is a system call that failed, by the name of the step. It keeps package fmt out of the init.
+type stepError struct {
+	step string
+	err  error
+}
+
+func (e *stepError) Error() string { return e.step + ": " + e.err.Error() }
+func (e *stepError) Unwrap() error { return e.err }
+
+// failed names the step of an error, and passes nil through.
+func failed(step string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &stepError{step, err}
+}
+
+// closeInherited closes every descriptor above the control socket.
+func closeInherited() error {
+	return failed("close inherited descriptors", unix.CloseRange(wire.ControlFD+1, ^uint(0)>>33, 0))
+}

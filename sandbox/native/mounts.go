@@ -1,0 +1,288 @@
+package native
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"lambent/sandbox"
+)
+
+// mounts is a mount namespace of the driver's own, which one locked thread lives in. The template of every sandbox's root
+// is mounted there, so that nothing of it is seen on the host and nothing is left when the process dies.
+type mounts struct {
+	work chan func()
+	done chan struct{}
+	root *os.Root // the template, for making mount points
+}
+
+// openMounts makes the namespace and the template at directory.
+func openMounts(directory string, base []sandbox.Mount) (*mounts, error) {
+	m := &mounts{work: make(chan func()), done: make(chan struct{})}
+	entered := make(chan error)
+	go m.serve(entered)
+	if err := <-entered; err != nil {
+		<-m.done
+		return nil, err
+	}
+	err := m.do(func() error { return m.buildTemplate(directory, base) })
+	if err != nil {
+		m.close()
+		return nil, err
+	}
+	return m, nil
+}
+
+// serve is the namespace's thread. It is never unlocked, so that it ends with the goroutine. Mounts of the host go on to
+// arrive here, and none of here goes there.
+func (m *mounts) serve(entered chan<- error) {
+	defer close(m.done)
+	runtime.LockOSThread()
+	err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS)
+	if err == nil {
+		err = unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, "")
+	}
+	if err != nil {
+		entered <- fmt.Errorf("make a mount namespace: %w", err)
+		return
+	}
+	entered <- nil
+	for f := range m.work {
+		f()
+	}
+}
+
+// do runs f in the namespace.
+func (m *mounts) do(f func() error) error {
+	result := make(chan error, 1)
+	m.work <- func() { result <- f() }
+	return <-result
+}
+
+// close ends the namespace.
+func (m *mounts) close() {
+	if m.root != nil {
+		m.root.Close()
+	}
+	close(m.work)
+	<-m.done
+}
+
+// directories are those of every root, symlinks its links, deviceNodes what is in /dev.
+var (
+	directories = []string{"dev", "etc", "home", "mnt", "opt", "proc", "root", "run", "tmp", "usr/bin", "usr/sbin", "usr/lib",
+		"usr/lib64", "var/lang", "var/runtime", "var/task", "var/tmp"}
+	symlinks = map[string]string{"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib", "lib64": "usr/lib64"}
+
+	deviceLinks = map[string]string{"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1",
+		"stderr": "/proc/self/fd/2"}
+	deviceNodes = map[string]uint32{"null": 3, "zero": 5, "full": 7, "random": 8, "urandom": 9}
+)
+
+// buildTemplate mounts the root that every sandbox gets a read-only copy of.
+func (m *mounts) buildTemplate(directory string, base []sandbox.Mount) error {
+	if err := unix.Mount("root", directory, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755,size=4m,nr_inodes=4096"); err != nil {
+		return fmt.Errorf("mount the root's template: %w", err)
+	}
+	var err error
+	if m.root, err = os.OpenRoot(directory); err != nil {
+		return fmt.Errorf("open the root's template: %w", err)
+	}
+	for _, mount := range base {
+		if err := m.bindBase(directory, mount); err != nil {
+			return err
+		}
+	}
+	for _, name := range directories {
+		if err := m.root.MkdirAll(name, 0o755); err != nil && !errors.Is(err, unix.EROFS) {
+			return fmt.Errorf("build the root's template: %w", err)
+		}
+	}
+	for name, target := range symlinks {
+		if err := m.root.Symlink(target, name); err != nil && !errors.Is(err, os.ErrExist) {
+			return fmt.Errorf("build the root's template: %w", err)
+		}
+	}
+	return m.buildDevices(filepath.Join(directory, "dev"))
+}
+
+// buildDevices mounts the template's /dev.
+func (m *mounts) buildDevices(directory string) error {
+	const flags = unix.MS_NOSUID | unix.MS_NOEXEC
+	if err := unix.Mount("dev", directory, "tmpfs", flags, "mode=0755,size=64k,nr_inodes=64"); err != nil {
+		return fmt.Errorf("mount /dev: %w", err)
+	}
+	for name, minor := range deviceNodes {
+		node := filepath.Join(directory, name)
+		err := unix.Mknod(node, unix.S_IFCHR|0o666, int(unix.Mkdev(1, minor)))
+		if err == nil {
+			err = unix.Chmod(node, 0o666)
+		}
+		if err != nil {
+			return fmt.Errorf("make /dev/%s: %w", name, err)
+		}
+	}
+	for name, target := range deviceLinks {
+		if err := os.Symlink(target, filepath.Join(directory, name)); err != nil {
+			return fmt.Errorf("make /dev/%s: %w", name, err)
+		}
+	}
+	if err := os.Mkdir(filepath.Join(directory, "shm"), 0o755); err != nil {
+		return fmt.Errorf("make /dev/shm: %w", err)
+	}
+	return unix.Mount("", directory, "", flags|unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, "")
+}
+
+// bindBase shows one of the host's trees in the template.
+func (m *mounts) bindBase(directory string, mount sandbox.Mount) error {
+	target, err := m.mountPoint(mount)
+	if err != nil {
+		return err
+	}
+	tree, err := readOnlyTree(mount.Source)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(tree)
+	point, err := unix.Openat2(unix.AT_FDCWD, filepath.Join(directory, target), &unix.OpenHow{
+		Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS})
+	if err != nil {
+		return fmt.Errorf("open mount point %s: %w", mount.Target, err)
+	}
+	defer unix.Close(point)
+	err = unix.MoveMount(tree, "", point, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
+	if err != nil {
+		return fmt.Errorf("mount %s: %w", mount.Target, err)
+	}
+	return nil
+}
+
+// mountPoint makes sure that the target of a mount exists in the template, and returns its name below the root. What it
+// makes shows up, empty, in the other sandboxes of the driver.
+func (m *mounts) mountPoint(mount sandbox.Mount) (string, error) {
+	if !path.IsAbs(mount.Target) || !filepath.IsAbs(mount.Source) {
+		return "", fmt.Errorf("mount %q at %q: both paths must be absolute", mount.Source, mount.Target)
+	}
+	name := strings.TrimPrefix(path.Clean(mount.Target), "/")
+	if name == "" {
+		return "", fmt.Errorf("mount %q: the root cannot be replaced", mount.Source)
+	}
+	source, err := os.Stat(mount.Source)
+	if err != nil {
+		return "", fmt.Errorf("mount at %s: %w", mount.Target, err)
+	}
+	if _, err := m.root.Stat(name); err == nil {
+		return name, nil
+	}
+	if source.IsDir() {
+		err = m.root.MkdirAll(name, 0o755)
+	} else {
+		var file *os.File
+		if err = m.root.MkdirAll(path.Dir(name), 0o755); err == nil {
+			if file, err = m.root.OpenFile(name, os.O_CREATE|os.O_RDONLY, 0o444); err == nil {
+				file.Close()
+			}
+		}
+	}
+	if err != nil {
+		return "", fmt.Errorf("make mount point %s: %w", mount.Target, err)
+	}
+	return name, nil
+}
+
+// cloneRoot returns a read-only copy of the template that is mounted nowhere. It is to be closed.
+func (m *mounts) cloneRoot(directory string) (int, error) {
+	tree := -1
+	err := m.do(func() (err error) {
+		tree, err = unix.OpenTree(unix.AT_FDCWD, directory, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
+		if err != nil {
+			return fmt.Errorf("copy the root: %w", err)
+		}
+		return restrict(tree)
+	})
+	return tree, err
+}
+
+// trees opens mounts of a specification as trees that are mounted nowhere, and returns them with their targets. The trees
+// are to be closed, also when there is an error.
+func (m *mounts) trees(list []sandbox.Mount) (trees []int, targets []string, err error) {
+	err = m.do(func() error {
+		for _, mount := range list {
+			name, err := m.mountPoint(mount)
+			if err != nil {
+				return err
+			}
+			tree, err := readOnlyTree(mount.Source)
+			if err != nil {
+				return err
+			}
+			trees, targets = append(trees, tree), append(targets, "/"+name)
+		}
+		return nil
+	})
+	return trees, targets, err
+}
+
+// readOnlyTree opens a file or directory of the host as a tree that is mounted nowhere: read-only, nosuid, nodev, without
+// what may be mounted below.
+func readOnlyTree(source string) (int, error) {
+	tree, err := unix.OpenTree(unix.AT_FDCWD, source, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return -1, fmt.Errorf("open %s: %w", source, err)
+	}
+	if err := restrict(tree); err != nil {
+		unix.Close(tree)
+		return -1, err
+	}
+	return tree, nil
+}
+
+// restrict makes the top mount of a tree read-only, nosuid and nodev, and cuts it off from other namespaces.
+func restrict(tree int) error {
+	err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, &unix.MountAttr{
+		Attr_set:    unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV,
+		Propagation: unix.MS_PRIVATE,
+	})
+	if err != nil {
+		return fmt.Errorf("restrict a mount: %w", err)
+	}
+	return nil
+}
+
+// memoryTmp makes a file system in memory for /tmp that is mounted nowhere yet. It is to be closed.
+func memoryTmp(sizeMiB int, firstID uint32) (int, error) {
+	context, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return -1, fmt.Errorf("make /tmp: %w", err)
+	}
+	defer unix.Close(context)
+	for _, option := range [][2]string{
+		{"source", "tmp"},
+		{"size", fmt.Sprintf("%dm", sizeMiB)},
+		{"nr_inodes", fmt.Sprint(sizeMiB * tmpInodesPerMiB)},
+		{"mode", "0700"},
+		{"uid", fmt.Sprint(firstID + functionUID)},
+		{"gid", fmt.Sprint(firstID + functionGID)},
+	} {
+		if err := unix.FsconfigSetString(context, option[0], option[1]); err != nil {
+			return -1, fmt.Errorf("make /tmp: %s: %w", option[0], err)
+		}
+	}
+	if err := unix.FsconfigCreate(context); err != nil {
+		return -1, fmt.Errorf("make /tmp: %w", err)
+	}
+	tree, err := unix.Fsmount(context, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV)
+	if err != nil {
+		return -1, fmt.Errorf("make /tmp: %w", err)
+	}
+	return tree, nil
+}
+
+// tmpInodesPerMiB is how many files /tmp holds for each MiB of its size.
+const tmpInodesPerMiB = 64

@@ -1,0 +1,260 @@
+package native
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strconv"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"lambent/sandbox"
+	"lambent/sandbox/native/wire"
+)
+
+// initAttributes are the namespaces and IDs that an init starts with.
+func initAttributes(firstID uint32) *syscall.SysProcAttr {
+	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: int(firstID), Size: rangeIDs}}
+	return &syscall.SysProcAttr{
+		Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWIPC |
+			unix.CLONE_NEWUTS,
+		UidMappings:                ids,
+		GidMappings:                ids,
+		GidMappingsEnableSetgroups: true,
+		Credential:                 &syscall.Credential{Uid: 0, Gid: 0},
+		Setsid:                     true,
+	}
+}
+
+// starter is a process that waits to become a function's.
+type starter struct {
+	conn *net.UnixConn
+	pid  int // inside
+}
+
+func (s *starter) close() { s.conn.Close() }
+
+// prepare has the init start a starter, puts it into the function's cgroups, and has it give up its rights.
+func (s *Sandbox) prepare() (*starter, error) {
+	conn, inside, err := socketPair("starter")
+	if err != nil {
+		return nil, err
+	}
+	ready, err := s.prepareOn(conn, inside)
+	if err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("prepare a process: %w", err)
+	}
+	return ready, nil
+}
+
+func (s *Sandbox) prepareOn(conn *net.UnixConn, inside *os.File) (*starter, error) {
+	defer inside.Close()
+	if err := askSender(conn); err != nil {
+		return nil, err
+	}
+	answer, err := s.control.ask([]int{int(inside.Fd())}, wire.Prepare)
+	if err != nil {
+		return nil, err
+	}
+	wire.CloseAll(answer.files)
+	inside.Close()
+	if len(answer.parts) != 2 {
+		return nil, wire.ErrMalformed
+	}
+	pid, err := strconv.Atoi(answer.parts[1])
+	if err != nil || pid <= 1 {
+		return nil, wire.ErrMalformed
+	}
+	hello, err := hear(conn, wire.Hello)
+	if err != nil {
+		return nil, err
+	}
+	if hello.pid <= 1 {
+		return nil, wire.ErrMalformed
+	}
+	if err := s.cgroup.addFunction(hello.pid); err != nil {
+		return nil, err
+	}
+	err = sendMessage(conn, nil, wire.Confine, strconv.Itoa(functionUID), strconv.Itoa(functionGID), s.driver.filter)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := hear(conn, wire.Ready); err != nil {
+		return nil, err
+	}
+	return &starter{conn: conn, pid: pid}, nil
+}
+
+// askSender has the kernel attach the sender's process ID to what is read from conn.
+func askSender(conn *net.UnixConn) error {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var option error
+	err = raw.Control(func(fd uintptr) {
+		option = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PASSCRED, 1)
+	})
+	return errors.Join(err, option)
+}
+
+// hear reads the message of a name, or the failure that came instead.
+func hear(conn *net.UnixConn, name string) (message, error) {
+	if err := conn.SetReadDeadline(time.Now().Add(answerTimeout)); err != nil {
+		return message{}, err
+	}
+	m, err := receiveMessage(conn, make([]byte, answerLimit), controlSpace())
+	if err != nil {
+		return message{}, err
+	}
+	wire.CloseAll(m.files)
+	switch m.parts[0] {
+	case name:
+		return m, nil
+	case wire.Failed:
+		return message{}, failure(m.parts)
+	}
+	return message{}, wire.ErrMalformed
+}
+
+// process is a started process. It implements sandbox.Process.
+type process struct {
+	output   *os.File
+	oomKills int64 // before it started
+	done     chan struct{}
+	exit     sandbox.Exit // valid when done is closed
+}
+
+// Output implements sandbox.Process.
+func (p *process) Output() *os.File { return p.output }
+
+// Wait implements sandbox.Process.
+func (p *process) Wait(ctx context.Context) (sandbox.Exit, error) {
+	select {
+	case <-p.done:
+		return p.exit, nil
+	default:
+	}
+	select {
+	case <-p.done:
+		return p.exit, nil
+	case <-ctx.Done():
+		return sandbox.Exit{}, ctx.Err()
+	}
+}
+
+// finish is called once, by who took the process out of its sandbox's map.
+func (p *process) finish(e sandbox.Exit) {
+	p.exit = e
+	close(p.done)
+}
+
+// exited notes the end of a child of the init.
+func (s *Sandbox) exited(e exit) {
+	s.mu.Lock()
+	p := s.processes[e.pid]
+	delete(s.processes, e.pid)
+	s.mu.Unlock()
+	if p == nil {
+		return
+	}
+	result := sandbox.Exit{Code: e.code, Signal: e.signal}
+	if kills, err := oomKills(s.cgroup.function); err == nil {
+		result.OOMKilled = kills > p.oomKills
+	}
+	p.finish(result)
+}
+
+// Start implements sandbox.Sandbox.
+func (s *Sandbox) Start(_ context.Context, cmd sandbox.Command) (sandbox.Process, error) {
+	if len(cmd.Args) == 0 {
+		return nil, errors.New("start process: no arguments")
+	}
+	p, err := s.startSpare(cmd)
+	if errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) { // the spare was killed: make another
+		p, err = s.startSpare(cmd)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("start process %s: %w", cmd.Path, err)
+	}
+	return p, nil
+}
+
+// startSpare turns the spare starter, or a new one, into the process.
+func (s *Sandbox) startSpare(cmd sandbox.Command) (*process, error) {
+	ready := s.spare
+	s.spare = nil
+	if ready == nil {
+		var err error
+		if ready, err = s.prepare(); err != nil {
+			return nil, err
+		}
+	}
+	defer ready.close()
+	kills, err := oomKills(s.cgroup.function)
+	if err != nil {
+		return nil, err
+	}
+	reader, writer, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer writer.Close()
+	// The function opens /dev/stdout and the like anew, so the pipe must be its own.
+	if err := writer.Chown(int(s.firstID)+functionUID, int(s.firstID)+functionGID); err != nil {
+		reader.Close()
+		return nil, err
+	}
+	p := &process{output: reader, oomKills: kills, done: make(chan struct{})}
+	if err := s.register(ready.pid, p); err != nil {
+		reader.Close()
+		return nil, err
+	}
+	if err := s.execute(ready, cmd, writer); err != nil {
+		s.mu.Lock()
+		delete(s.processes, ready.pid)
+		s.mu.Unlock()
+		reader.Close()
+		return nil, err
+	}
+	return p, nil
+}
+
+// register has the process's exit noted.
+func (s *Sandbox) register(pid int, p *process) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.lost {
+		return errInitGone
+	}
+	s.processes[pid] = p
+	return nil
+}
+
+// execute tells a starter what to become. Its socket closes by the exec, or carries why there was none.
+func (s *Sandbox) execute(ready *starter, cmd sandbox.Command, output *os.File) error {
+	dir := cmd.Dir
+	if dir == "" {
+		dir = "/"
+	}
+	parts := make([]string, 0, 5+len(cmd.Args)+len(cmd.Env))
+	parts = append(parts, wire.Exec, strconv.Itoa(s.descriptors), cmd.Path, dir, strconv.Itoa(len(cmd.Args)))
+	parts = append(append(parts, cmd.Args...), cmd.Env...)
+	if err := sendMessage(ready.conn, []int{int(output.Fd())}, parts...); err != nil {
+		return err
+	}
+	_, err := hear(ready.conn, wire.Failed)
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	if err == nil {
+		err = wire.ErrMalformed
+	}
+	return err
+}

@@ -1,0 +1,325 @@
+package native
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"lambent/sandbox"
+	"lambent/sandbox/native/wire"
+)
+
+// Defaults of a ready-made sandbox, until it is specialised.
+const (
+	readyMemoryMiB   = 64
+	readyProcesses   = 64
+	readyVCPU        = 1
+	readyDescriptors = 1024
+	shmMiB           = 64
+)
+
+// destroyTimeout bounds how long the kernel may take to end a sandbox. It takes milliseconds, unless a process waits for
+// a disk.
+const destroyTimeout = 30 * time.Second
+
+// Sandbox is one sandbox of the native driver. It implements sandbox.Sandbox, and additionally SetVCPU.
+type Sandbox struct {
+	driver *Driver
+	id     string
+
+	// Set by create, and not changed until end.
+	firstID  uint32
+	cgroup   *cgroup
+	init     *os.Process
+	initGone chan struct{}
+	control  *control
+	listener net.Listener
+
+	// Set by the owner's calls, which come one at a time.
+	spare       *starter // ready to become a process; nil: none
+	descriptors int
+
+	mu        sync.Mutex
+	processes map[int]*process // by process ID inside
+	lost      bool             // the init is gone: nothing new runs
+	baseCPU   time.Duration    // used before Specialise
+	ending    chan struct{}    // closed when Destroy is done; nil: not begun
+	endErr    error
+}
+
+// create makes the sandbox's parts. When it fails, Destroy removes what there is.
+func (s *Sandbox) create(ctx context.Context) (err error) {
+	s.processes = map[int]*process{}
+	s.descriptors = readyDescriptors
+	if s.firstID, err = s.driver.ids.take(); err != nil {
+		return err
+	}
+	if s.cgroup, err = makeCgroup(s.driver.cgroups.below(s.id)); err != nil {
+		return err
+	}
+	if err := s.limit(readyMemoryMiB<<20, readyProcesses, readyVCPU); err != nil {
+		return err
+	}
+	if err := s.startInit(); err != nil {
+		return err
+	}
+	if err := s.setUp(); err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	s.spare, err = s.prepare()
+	return err
+}
+
+// startInit starts the init in new namespaces and in its cgroups.
+func (s *Sandbox) startInit() error {
+	conn, inside, err := socketPair("control")
+	if err != nil {
+		return err
+	}
+	defer inside.Close()
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		conn.Close()
+		return err
+	}
+	defer null.Close()
+	attributes := &os.ProcAttr{
+		Dir:   "/",
+		Env:   []string{"GOMAXPROCS=1"},
+		Files: []*os.File{null, null, null, inside},
+		Sys:   initAttributes(s.firstID),
+	}
+	if s.cgroup.whole.v2 != "" {
+		dir, err := os.Open(filepath.Join(s.cgroup.whole.v2, "init"))
+		if err != nil {
+			conn.Close()
+			return fmt.Errorf("open cgroup: %w", err)
+		}
+		defer dir.Close()
+		attributes.Sys.UseCgroupFD, attributes.Sys.CgroupFD = true, int(dir.Fd())
+	}
+	executable := "/proc/self/fd/" + strconv.Itoa(int(s.driver.executable.Fd()))
+	s.init, err = os.StartProcess(executable, []string{wire.InitName}, attributes)
+	if err != nil {
+		conn.Close()
+		return fmt.Errorf("start the init: %w", err)
+	}
+	s.initGone = make(chan struct{})
+	go s.awaitInit()
+	s.control = newControl(conn, s.exited)
+	return s.cgroup.addInit(s.init.Pid)
+}
+
+// awaitInit reaps the init, and ends the processes that ended with it.
+func (s *Sandbox) awaitInit() {
+	if _, err := s.init.Wait(); err != nil {
+		s.driver.logger.Error("waiting for a sandbox's init failed", "sandbox", s.id, "error", err)
+	}
+	s.mu.Lock()
+	s.lost = true
+	processes := s.processes
+	s.processes = map[int]*process{}
+	s.mu.Unlock()
+	for _, p := range processes {
+		p.finish(sandbox.Exit{Signal: int(unix.SIGKILL)})
+	}
+	close(s.initGone)
+}
+
+// setUp has the init build the root and the network, and receives the Runtime API's socket.
+func (s *Sandbox) setUp() error {
+	root, err := s.driver.mounts.cloneRoot(s.driver.rootDirectory())
+	if err != nil {
+		return err
+	}
+	defer unix.Close(root)
+	parts := append([]string{wire.Setup, "sandbox", sandbox.RuntimeAPIAddress, strconv.Itoa(shmMiB)}, s.driver.masks...)
+	answer, err := s.control.ask([]int{root}, parts...)
+	if err != nil {
+		return fmt.Errorf("set up: %w", err)
+	}
+	defer wire.CloseAll(answer.files)
+	if len(answer.files) != 1 {
+		return fmt.Errorf("set up: %w", wire.ErrMalformed)
+	}
+	fd, err := unix.FcntlInt(uintptr(answer.files[0]), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("take the Runtime API's socket: %w", err)
+	}
+	file := os.NewFile(uintptr(fd), "runtime-api")
+	defer file.Close()
+	if s.listener, err = net.FileListener(file); err != nil {
+		return fmt.Errorf("take the Runtime API's socket: %w", err)
+	}
+	return nil
+}
+
+// limit sets the limits of the function's processes.
+func (s *Sandbox) limit(memoryBytes int64, processes int, vcpu float64) error {
+	group := s.cgroup.function
+	return errors.Join(apply(group.memoryLimits(memoryBytes)), apply(group.processLimits(processes)), apply(group.cpuLimits(vcpu)))
+}
+
+// SetVCPU changes the CPU share, which Specialise set: Lambda gives more of it while a function initialises.
+func (s *Sandbox) SetVCPU(vcpu float64) error { return apply(s.cgroup.function.cpuLimits(vcpu)) }
+
+// Specialise implements sandbox.Sandbox.
+func (s *Sandbox) Specialise(_ context.Context, spec sandbox.Spec) error {
+	if spec.MemoryMiB <= 0 || spec.Processes <= 0 || spec.Descriptors <= 0 || spec.EphemeralMiB <= 0 || spec.VCPU <= 0 {
+		return errors.New("specialise sandbox: a limit is not positive")
+	}
+	if err := s.limit(int64(spec.MemoryMiB+spec.EphemeralMiB)<<20, spec.Processes, spec.VCPU); err != nil {
+		return fmt.Errorf("specialise sandbox: %w", err)
+	}
+	s.descriptors = spec.Descriptors
+	if spec.Hostname != "" {
+		if _, err := s.control.ask(nil, wire.Hostname, spec.Hostname); err != nil {
+			return fmt.Errorf("specialise sandbox: %w", err)
+		}
+	}
+	if err := s.mount(spec); err != nil {
+		return fmt.Errorf("specialise sandbox: %w", err)
+	}
+	if err := s.cgroup.resetPeak(); err != nil {
+		return fmt.Errorf("specialise sandbox: %w", err)
+	}
+	used, err := s.cgroup.usage()
+	if err != nil {
+		return fmt.Errorf("specialise sandbox: %w", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.baseCPU = used.CPU
+	return nil
+}
+
+// mount shows the code, and /tmp.
+func (s *Sandbox) mount(spec sandbox.Spec) error {
+	trees, targets, err := s.driver.mounts.trees(spec.Mounts)
+	defer func() { wire.CloseAll(trees) }()
+	if err != nil {
+		return err
+	}
+	tmp, err := memoryTmp(spec.EphemeralMiB, s.firstID)
+	if err != nil {
+		return err
+	}
+	trees, targets = append(trees, tmp), append(targets, "/tmp")
+	_, err = s.control.ask(trees, append([]string{wire.Mount}, targets...)...)
+	return err
+}
+
+// RuntimeAPI implements sandbox.Sandbox.
+func (s *Sandbox) RuntimeAPI() net.Listener { return s.listener }
+
+// Freeze implements sandbox.Sandbox.
+func (s *Sandbox) Freeze() error { return s.cgroup.freezer.set(true) }
+
+// Thaw implements sandbox.Sandbox.
+func (s *Sandbox) Thaw() error { return s.cgroup.freezer.set(false) }
+
+// Usage implements sandbox.Sandbox.
+func (s *Sandbox) Usage() (sandbox.Usage, error) {
+	usage, err := s.cgroup.usage()
+	if err != nil {
+		return sandbox.Usage{}, fmt.Errorf("read the meters: %w", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	usage.CPU = max(0, usage.CPU-s.baseCPU)
+	return usage, nil
+}
+
+// Kill implements sandbox.Sandbox. Where there is a unified tree the kernel ends all processes at once, frozen or not;
+// elsewhere they are signalled while they are frozen or by the init, which reaches all of its namespace.
+func (s *Sandbox) Kill(context.Context) error {
+	if s.spare != nil {
+		s.spare.close()
+		s.spare = nil
+	}
+	if err := s.cgroup.signalAll(); err != nil {
+		return fmt.Errorf("kill: %w", err)
+	}
+	if err := s.cgroup.freezer.set(false); err != nil {
+		return fmt.Errorf("kill: %w", err)
+	}
+	if _, err := s.control.ask(nil, wire.KillAll); err != nil {
+		return fmt.Errorf("kill: %w", err)
+	}
+	return nil
+}
+
+// Destroy implements sandbox.Sandbox.
+func (s *Sandbox) Destroy(ctx context.Context) error {
+	s.mu.Lock()
+	if s.ending == nil {
+		s.ending = make(chan struct{})
+		go s.end()
+	}
+	s.mu.Unlock()
+	select {
+	case <-s.ending:
+		return s.endErr
+	case <-ctx.Done():
+		return fmt.Errorf("destroy sandbox: %w", ctx.Err())
+	}
+}
+
+// end removes the sandbox. IDs are given back only when no process has them any more.
+func (s *Sandbox) end() {
+	defer close(s.ending)
+	s.endErr = s.endProcesses()
+	if s.listener != nil {
+		s.listener.Close()
+	}
+	if s.cgroup != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), destroyTimeout)
+		defer cancel()
+		s.endErr = errors.Join(s.endErr, s.cgroup.remove(ctx))
+	}
+	if s.endErr != nil {
+		s.endErr = fmt.Errorf("destroy sandbox: %w", s.endErr)
+		return
+	}
+	if s.firstID != 0 {
+		s.driver.ids.release(s.firstID)
+	}
+	s.driver.forget(s.id)
+}
+
+// endProcesses ends the init, and with it everything in its process namespace, and waits for it.
+func (s *Sandbox) endProcesses() error {
+	if s.init == nil {
+		return nil
+	}
+	if err := s.cgroup.signalAll(); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	killErr := s.init.Kill()
+	if errors.Is(killErr, os.ErrProcessDone) {
+		killErr = nil
+	}
+	thawErr := s.cgroup.thawForGood()
+	timer := time.NewTimer(destroyTimeout)
+	defer timer.Stop()
+	select {
+	case <-s.initGone:
+	case <-timer.C:
+		return errors.Join(killErr, thawErr, fmt.Errorf("the init did not end within %v", destroyTimeout))
+	}
+	if s.control != nil {
+		s.control.close()
+	}
+	return nil
+}

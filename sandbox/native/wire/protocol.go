@@ -1,0 +1,49 @@
+package wire
+
+// The messages to the init, on its descriptor ControlFD. Each is answered by OK or Failed before the next is sent; Exit
+// comes at any time. The first part is the name.
+const (
+	// Setup: the files are [root tree]; the parts are host name, listen address, size of /dev/shm in MiB, then the entries
+	// of /proc to hide ("hide NAME") or to make read-only ("lock NAME"). OK carries the listening socket.
+	Setup = "setup"
+	// Mount: the files are mount trees; the parts are their targets. A part "replace" before the targets says that what is
+	// mounted there goes first.
+	Mount = "mount"
+	// Hostname: the part is the new host name.
+	Hostname = "hostname"
+	// Prepare: the file is the socket of a new starter. OK carries its process ID inside.
+	Prepare = "prepare"
+	// KillAll ends every process of the sandbox but the init, and answers when they are reaped.
+	KillAll = "killall"
+
+	// OK answers a message.
+	OK = "ok"
+	// Failed answers a message; the parts are the step that failed and the number of the error.
+	Failed = "failed"
+	// Exit tells that a child ended: process ID inside, exit code, signal.
+	Exit = "exit"
+)
+
+// The messages of a starter, on its descriptor ControlFD.
+const (
+	// Hello is the starter's first message. The kernel adds who it is.
+	Hello = "hello"
+	// Confine tells a starter that it is in its cgroups, and to give up everything: the parts are user ID, group ID, and
+	// the seccomp program as struct sock_filter. The starter answers Ready.
+	Confine = "confine"
+	// Ready answers Confine.
+	Ready = "ready"
+	// Exec: the file is the write end of the output; the parts are the limit of open files, the path, the directory, the
+	// number of arguments, the arguments, the environment. The socket closes when it has succeeded, else Failed answers.
+	Exec = "exec"
+)
+
+// ControlFD is the descriptor of the control socket in inits and starters.
+const ControlFD = 3
+
+// InitName is Args[0] of the init, StarterName that of a starter. A program that can be either looks at Args[0] before it
+// does anything else.
+const (
+	InitName    = "lambent-init"
+	StarterName = "lambent-starter"
+)
