@@ -2,6 +2,7 @@ package native
 
 import (
 	"context"
+	"debug/elf"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -135,11 +136,7 @@ func (d *Driver) release() error {
 // init it is this process's own executable, which must call MaybeInit.
 func initExecutable(binary []byte) (*os.File, error) {
 	if binary == nil {
-		file, err := os.Open("/proc/self/exe")
-		if err != nil {
-			return nil, fmt.Errorf("open the init: %w", err)
-		}
-		return file, nil
+		return ownExecutable()
 	}
 	fd, err := unix.MemfdCreate("lambent-init", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|unix.MFD_EXEC)
 	if errors.Is(err, unix.EINVAL) { // before Linux 6.3 every memfd could be executed
@@ -157,6 +154,27 @@ func initExecutable(binary []byte) (*os.File, error) {
 	if _, err := unix.FcntlInt(file.Fd(), unix.F_ADD_SEALS, seals); err != nil {
 		file.Close()
 		return nil, fmt.Errorf("seal the init: %w", err)
+	}
+	return file, nil
+}
+
+// ownExecutable opens this process's executable, which must be able to run in a root that has no libraries.
+func ownExecutable() (*os.File, error) {
+	file, err := os.Open("/proc/self/exe")
+	if err != nil {
+		return nil, fmt.Errorf("open the init: %w", err)
+	}
+	image, err := elf.NewFile(file)
+	if err != nil {
+		file.Close()
+		return nil, fmt.Errorf("open the init: %w", err)
+	}
+	for _, segment := range image.Progs {
+		if segment.Type == elf.PT_INTERP {
+			file.Close()
+			return nil, errors.New("this executable carries no sandbox init and is not static, so that it cannot be one itself: " +
+				"build it with `make build`, or with CGO_ENABLED=0")
+		}
 	}
 	return file, nil
 }
