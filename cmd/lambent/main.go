@@ -15,6 +15,8 @@ import (
 	"syscall"
 
 	"github.com/alecthomas/kong"
+
+	"lambent/sandbox/native"
 )
 
 // The exit codes of the command.
@@ -44,6 +46,7 @@ type Process struct {
 }
 
 func main() {
+	native.MaybeInit() // does not return in a process that is to be a sandbox's init
 	os.Exit(run(context.Background(), os.Args[1:], &Process{In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Getenv: os.Getenv}))
 }
 
