@@ -1,0 +1,56 @@
+package etcd
+
+import (
+	"context"
+	"log/slog"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+)
+
+// zapLogger passes etcd's warnings and errors to a slog.Logger. Its debug and info lines are of use to etcd's developers
+// only.
+func zapLogger(log *slog.Logger) *zap.Logger {
+	return zap.New(&bridge{log: log})
+}
+
+type bridge struct {
+	log *slog.Logger
+}
+
+func (b *bridge) Enabled(level zapcore.Level) bool { return level >= zapcore.WarnLevel }
+
+func (b *bridge) With(fields []zapcore.Field) zapcore.Core {
+	return &bridge{log: b.log.With(attributes(fields)...)}
+}
+
+func (b *bridge) Check(entry zapcore.Entry, checked *zapcore.CheckedEntry) *zapcore.CheckedEntry {
+	if b.Enabled(entry.Level) {
+		return checked.AddCore(entry, b)
+	}
+	return checked
+}
+
+func (b *bridge) Write(entry zapcore.Entry, fields []zapcore.Field) error {
+	level := slog.LevelWarn
+	if entry.Level > zapcore.WarnLevel {
+		level = slog.LevelError
+	}
+	arguments := append([]any{"message", entry.Message}, attributes(fields)...)
+	b.log.Log(context.Background(), level, "etcd", arguments...)
+	return nil
+}
+
+func (b *bridge) Sync() error { return nil }
+
+func attributes(fields []zapcore.Field) []any {
+	encoder := zapcore.NewMapObjectEncoder()
+	for _, field := range fields {
+		field.AddTo(encoder)
+	}
+	attributes := make([]any, 0, len(encoder.Fields))
+	for key, value := range encoder.Fields {
+		attributes = append(attributes, slog.Any(key, value))
+	}
+	return attributes
+}
