@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -25,6 +26,9 @@ type Options struct {
 	StateDir string
 	// Base are the parts of the host that every sandbox sees: interpreters, libraries, /etc.
 	Base []sandbox.Mount
+	// TmpInMemory keeps /tmp in memory, for hosts without loop devices. The function's memory limit then grows by the size of
+	// /tmp, because the kernel counts both as one. Default: on disk, in an unnamed file in StateDir.
+	TmpInMemory bool
 	// IdentityDir is shared by all drivers of the host, which agree there on user IDs. Default: /run/lambent/ids.
 	IdentityDir string
 	// Logger receives what no caller is there to be told. Default: slog.Default().
@@ -54,7 +58,11 @@ type Driver struct {
 // Open makes a driver. It fails with a text for the operator when the host lacks something (see Check), or when another
 // process uses the state directory. Recover is to be called before the first Create.
 func Open(options Options) (*Driver, error) {
-	if missing := Check(); len(missing) > 0 {
+	missing := Check()
+	if !options.TmpInMemory {
+		missing = append(missing, checkTmp()...)
+	}
+	if len(missing) > 0 {
 		return nil, &MissingError{Missing: missing}
 	}
 	if options.IdentityDir == "" {
@@ -103,10 +111,22 @@ func (d *Driver) open() (err error) {
 	if d.ids, err = takeBlock(d.options.IdentityDir); err != nil {
 		return err
 	}
+	if err := d.noteBlock(); err != nil {
+		return err
+	}
 	if d.mounts, err = openMounts(d.rootDirectory(), d.options.Base); err != nil {
 		return err
 	}
 	return d.openCgroups()
+}
+
+// noteBlock writes the first user ID of the driver's block to the state directory, for people who wonder whose a process is.
+func (d *Driver) noteBlock() error {
+	text := strconv.FormatUint(uint64(d.ids.first), 10) + "\n"
+	if err := os.WriteFile(filepath.Join(d.options.StateDir, "block"), []byte(text), 0o600); err != nil {
+		return fmt.Errorf("note the user IDs: %w", err)
+	}
+	return nil
 }
 
 // rootDirectory is where the template of the sandboxes' roots is mounted.

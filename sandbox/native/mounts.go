@@ -254,35 +254,3 @@ func restrict(tree int) error {
 	}
 	return nil
 }
-
-// memoryTmp makes a file system in memory for /tmp that is mounted nowhere yet. It is to be closed.
-func memoryTmp(sizeMiB int, firstID uint32) (int, error) {
-	context, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
-	if err != nil {
-		return -1, fmt.Errorf("make /tmp: %w", err)
-	}
-	defer unix.Close(context)
-	for _, option := range [][2]string{
-		{"source", "tmp"},
-		{"size", fmt.Sprintf("%dm", sizeMiB)},
-		{"nr_inodes", fmt.Sprint(sizeMiB * tmpInodesPerMiB)},
-		{"mode", "0700"},
-		{"uid", fmt.Sprint(firstID + functionUID)},
-		{"gid", fmt.Sprint(firstID + functionGID)},
-	} {
-		if err := unix.FsconfigSetString(context, option[0], option[1]); err != nil {
-			return -1, fmt.Errorf("make /tmp: %s: %w", option[0], err)
-		}
-	}
-	if err := unix.FsconfigCreate(context); err != nil {
-		return -1, fmt.Errorf("make /tmp: %w", err)
-	}
-	tree, err := unix.Fsmount(context, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV)
-	if err != nil {
-		return -1, fmt.Errorf("make /tmp: %w", err)
-	}
-	return tree, nil
-}
-
-// tmpInodesPerMiB is how many files /tmp holds for each MiB of its size.
-const tmpInodesPerMiB = 64

@@ -81,6 +81,10 @@ func (s *Sandbox) prepareOn(conn *net.UnixConn, inside *os.File) (*starter, erro
 	if err := s.cgroup.addFunction(hello.pid); err != nil {
 		return nil, err
 	}
+	// Functions are the first to go when the host runs out of memory. Written with CAP_SYS_RESOURCE this cannot be undone.
+	if err := os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", hello.pid), []byte("1000"), 0); err != nil {
+		return nil, err
+	}
 	err = sendMessage(conn, nil, wire.Confine, strconv.Itoa(functionUID), strconv.Itoa(functionGID), s.driver.filter)
 	if err != nil {
 		return nil, err

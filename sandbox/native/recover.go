@@ -34,17 +34,22 @@ func (d *Driver) openCgroups() error {
 	if err := own.delegate(cgroupName + ".host"); err != nil {
 		return err
 	}
-	sum := sha256.Sum256([]byte(d.options.StateDir))
 	tree := own.below(cgroupName)
 	if err := errors.Join(tree.make(), tree.delegate("")); err != nil {
 		return err
 	}
-	mine := tree.below(hex.EncodeToString(sum[:8]))
+	mine := tree.below(stateName(d.options.StateDir))
 	if err := d.noteCgroups(mine.directories()); err != nil {
 		return err
 	}
 	d.cgroups = mine
 	return errors.Join(mine.make(), mine.delegate(""))
+}
+
+// stateName is the name of the cgroups of a state directory.
+func stateName(stateDir string) string {
+	sum := sha256.Sum256([]byte(stateDir))
+	return hex.EncodeToString(sum[:8])
 }
 
 // noteFile lists the cgroups that this state directory has ever used and not removed.

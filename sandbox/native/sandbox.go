@@ -23,6 +23,7 @@ const (
 	readyProcesses   = 64
 	readyVCPU        = 1
 	readyDescriptors = 1024
+	readyTmpMiB      = 512 // what most functions ask for
 	shmMiB           = 64
 )
 
@@ -49,9 +50,10 @@ type Sandbox struct {
 
 	mu        sync.Mutex
 	processes map[int]*process // by process ID inside
-	lost      bool             // the init is gone: nothing new runs
-	baseCPU   time.Duration    // used before Specialise
-	ending    chan struct{}    // closed when Destroy is done; nil: not begun
+	tmp       *tmpFile
+	lost      bool          // the init is gone: nothing new runs
+	baseCPU   time.Duration // used before Specialise
+	ending    chan struct{} // closed when Destroy is done; nil: not begun
 	endErr    error
 }
 
@@ -72,6 +74,9 @@ func (s *Sandbox) create(ctx context.Context) (err error) {
 		return err
 	}
 	if err := s.setUp(); err != nil {
+		return err
+	}
+	if err := s.giveTmp(readyTmpMiB, false); err != nil {
 		return err
 	}
 	if err := ctx.Err(); err != nil {
@@ -179,7 +184,11 @@ func (s *Sandbox) Specialise(_ context.Context, spec sandbox.Spec) error {
 	if spec.MemoryMiB <= 0 || spec.Processes <= 0 || spec.Descriptors <= 0 || spec.EphemeralMiB <= 0 || spec.VCPU <= 0 {
 		return errors.New("specialise sandbox: a limit is not positive")
 	}
-	if err := s.limit(int64(spec.MemoryMiB+spec.EphemeralMiB)<<20, spec.Processes, spec.VCPU); err != nil {
+	memoryMiB := spec.MemoryMiB
+	if s.driver.options.TmpInMemory {
+		memoryMiB += spec.EphemeralMiB
+	}
+	if err := s.limit(int64(memoryMiB)<<20, spec.Processes, spec.VCPU); err != nil {
 		return fmt.Errorf("specialise sandbox: %w", err)
 	}
 	s.descriptors = spec.Descriptors
@@ -211,13 +220,39 @@ func (s *Sandbox) mount(spec sandbox.Spec) error {
 	if err != nil {
 		return err
 	}
-	tmp, err := memoryTmp(spec.EphemeralMiB, s.firstID)
+	if len(trees) > 0 {
+		if _, err = s.control.ask(trees, append([]string{wire.Mount}, targets...)...); err != nil {
+			return err
+		}
+	}
+	if spec.EphemeralMiB == readyTmpMiB {
+		return nil
+	}
+	return s.giveTmp(spec.EphemeralMiB, true)
+}
+
+// giveTmp mounts a new /tmp, in the place of the one there is if replace is set.
+func (s *Sandbox) giveTmp(sizeMiB int, replace bool) error {
+	tmp, err := s.driver.makeTmp(sizeMiB, s.firstID)
 	if err != nil {
 		return err
 	}
-	trees, targets = append(trees, tmp), append(targets, "/tmp")
-	_, err = s.control.ask(trees, append([]string{wire.Mount}, targets...)...)
-	return err
+	defer tmp.handedOver()
+	parts := []string{wire.Mount, "/tmp"}
+	if replace {
+		parts = []string{wire.Mount, wire.Replace, "/tmp"}
+	}
+	if _, err := s.control.ask([]int{tmp.tree}, parts...); err != nil {
+		return errors.Join(err, tmp.close())
+	}
+	s.mu.Lock()
+	former := s.tmp
+	s.tmp = tmp
+	s.mu.Unlock()
+	if former == nil {
+		return nil
+	}
+	return former.close()
 }
 
 // RuntimeAPI implements sandbox.Sandbox.
@@ -282,6 +317,12 @@ func (s *Sandbox) end() {
 	s.endErr = s.endProcesses()
 	if s.listener != nil {
 		s.listener.Close()
+	}
+	s.mu.Lock()
+	tmp := s.tmp
+	s.mu.Unlock()
+	if tmp != nil {
+		s.endErr = errors.Join(s.endErr, tmp.close())
 	}
 	if s.cgroup != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), destroyTimeout)

@@ -91,9 +91,6 @@ func confine(uidText, gidText, program string) error {
 	if errno != 0 && errno != unix.ENOSYS {
 		return failed("leave the host's key ring", errno)
 	}
-	if err := writeFile("/proc/self/oom_score_adj", "1000"); err != nil {
-		return err
-	}
 	if err := syscall.Setrlimit(unix.RLIMIT_CORE, &syscall.Rlimit{}); err != nil {
 		return failed("forbid core dumps", err)
 	}
@@ -178,15 +175,4 @@ func become(parts []string, fds []int) error {
 		return failed("enter "+dir, err)
 	}
 	return failed("execute "+path, syscall.Exec(path, args, env))
-}
-
-// writeFile writes to an existing file.
-func writeFile(path, text string) error {
-	fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return failed("open "+path, err)
-	}
-	defer unix.Close(fd)
-	_, err = unix.Write(fd, []byte(text))
-	return failed("write "+path, err)
 }

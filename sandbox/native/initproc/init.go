@@ -73,7 +73,7 @@ func (p *initProcess) handle(parts []string, fds []int) (answer []string, files 
 		return nil, []int{listener}, nil
 	case name == wire.Mount && len(args) == len(fds):
 		return nil, nil, mountTrees(fds, args, false)
-	case name == wire.Mount && len(args) == len(fds)+1:
+	case name == wire.Mount && len(args) == len(fds)+1 && args[0] == wire.Replace:
 		return nil, nil, mountTrees(fds, args[1:], true)
 	case name == wire.Hostname && len(args) == 1:
 		return nil, nil, failed("set host name", unix.Sethostname([]byte(args[0])))

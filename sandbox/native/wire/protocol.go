@@ -6,9 +6,10 @@ const (
 	// Setup: the files are [root tree]; the parts are host name, listen address, size of /dev/shm in MiB, then the entries
 	// of /proc to hide ("hide NAME") or to make read-only ("lock NAME"). OK carries the listening socket.
 	Setup = "setup"
-	// Mount: the files are mount trees; the parts are their targets. A part "replace" before the targets says that what is
+	// Mount: the files are mount trees; the parts are their targets. A part Replace before the targets says that what is
 	// mounted there goes first.
-	Mount = "mount"
+	Mount   = "mount"
+	Replace = "replace"
 	// Hostname: the part is the new host name.
 	Hostname = "hostname"
 	// Prepare: the file is the socket of a new starter. OK carries its process ID inside.

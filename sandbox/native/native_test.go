@@ -1,0 +1,112 @@
+package native
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
+
+	"lambent/sandbox"
+	"lambent/sandbox/sandboxtest"
+)
+
+func TestMain(m *testing.M) {
+	MaybeInit()
+	goleak.VerifyTestMain(m)
+}
+
+// needHost skips a test of real sandboxes for anyone but root, and fails it for root on a host that lacks something.
+func needHost(t testing.TB) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("real sandboxes need root")
+	}
+	if missing := Check(); len(missing) > 0 {
+		t.Fatal(&MissingError{Missing: missing})
+	}
+}
+
+func harness(change func(*Options)) sandboxtest.Harness {
+	return sandboxtest.Harness{
+		Open: func(stateDir string) (sandbox.Driver, error) {
+			options := Options{StateDir: stateDir}
+			if change != nil {
+				change(&options)
+			}
+			return Open(options)
+		},
+		Leftovers:  leftovers,
+		VictimTest: "TestVictim",
+	}
+}
+
+func TestConformance(t *testing.T) {
+	needHost(t)
+	sandboxtest.Run(t, harness(nil))
+}
+
+func TestVictim(t *testing.T) { sandboxtest.Victim(t, harness(nil)) }
+
+// leftovers lists the processes, cgroups, mounts and loop devices that exist because of a state directory.
+func leftovers(stateDir string) []string {
+	var left []string
+	filepath.WalkDir("/sys/fs/cgroup", func(path string, entry os.DirEntry, err error) error {
+		if err != nil || !entry.IsDir() || !strings.Contains(path, stateName(stateDir)) {
+			return nil
+		}
+		if filepath.Base(path) == stateName(stateDir) {
+			left = append(left, sandboxtest.OwnMark+"cgroup "+path)
+		} else {
+			left = append(left, "cgroup "+path)
+		}
+		return nil
+	})
+	mounts, _ := os.ReadFile("/proc/self/mountinfo")
+	for line := range strings.Lines(string(mounts)) {
+		if strings.Contains(line, stateDir) {
+			left = append(left, "mount "+line)
+		}
+	}
+	names, _ := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	for _, name := range names {
+		if text, err := os.ReadFile(name); err == nil && strings.Contains(string(text), stateDir) {
+			left = append(left, "loop device "+name)
+		}
+	}
+	return append(left, inits(stateDir)...)
+}
+
+// inits lists the processes of sandboxes: those that have user IDs of a block which this process does not hold open.
+func inits(stateDir string) []string {
+	var left []string
+	block, err := os.ReadFile(filepath.Join(stateDir, "block"))
+	if err != nil {
+		return nil
+	}
+	var first uint32
+	fmt.Sscan(string(block), &first)
+	processes, _ := filepath.Glob("/proc/[0-9]*")
+	for _, path := range processes {
+		var stat unix.Stat_t
+		if unix.Stat(path, &stat) == nil && stat.Uid >= first && stat.Uid < first+blockIDs {
+			left = append(left, "process "+path+" "+name(path))
+		}
+	}
+	return left
+}
+
+func name(process string) string {
+	file, err := os.Open(process + "/status")
+	if err != nil {
+		return ""
+	}
+	defer file.Close()
+	scanner := bufio.NewScanner(file)
+	scanner.Scan()
+	return scanner.Text()
+}
