@@ -42,8 +42,16 @@ func openMounts(directory string, base []sandbox.Mount) (*mounts, error) {
 // serve is the namespace's thread. It is never unlocked, so that it ends with the goroutine. Mounts of the host go on to
 // arrive here, and none of here goes there.
 func (m *mounts) serve(entered chan<- error) {
-	defer close(m.done)
 	runtime.LockOSThread()
+	if unix.Gettid() == unix.Getpid() {
+		// The main thread is what /proc/self shows of the process, and cannot end. Holding it sends the next one elsewhere.
+		elsewhere := make(chan error)
+		go m.serve(elsewhere)
+		entered <- <-elsewhere
+		runtime.UnlockOSThread()
+		return
+	}
+	defer close(m.done)
 	err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS)
 	if err == nil {
 		err = unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, "")

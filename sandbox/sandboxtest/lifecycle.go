@@ -158,7 +158,7 @@ func processes(t *testing.T, s *suite) {
 				t.Errorf("exit %d gave %+v", code, exit)
 			}
 		}
-		for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL, syscall.SIGUSR1, syscall.SIGHUP} {
+		for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL, syscall.SIGINT, syscall.SIGHUP} {
 			_, exit := run(t, box, "signal", strconv.Itoa(int(signal)))
 			if exit.Signal != int(signal) || exit.OOMKilled {
 				t.Errorf("signal %d gave %+v", signal, exit)
