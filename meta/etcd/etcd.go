@@ -127,9 +127,8 @@ func serverConfig(options Options, log *zap.Logger) (config.ServerConfig, error)
 		MaxConcurrentStreams:        defaults.MaxConcurrentStreams,
 		WarningApplyDuration:        time.Second,
 		WarningUnaryRequestDuration: time.Second,
-		AuthToken:                   defaults.AuthToken,
+		AuthToken:                   "", // no client can come from outside
 		BcryptCost:                  defaults.BcryptCost,
-		TokenTTL:                    defaults.AuthTokenTTL,
 		PreVote:                     false, // there is nobody to ask
 		StrictReconfigCheck:         defaults.StrictReconfigCheck,
 		CompactHashCheckTime:        defaults.CompactHashCheckTime,

@@ -3,10 +3,17 @@ package etcd
 import (
 	"context"
 	"log/slog"
+	"slices"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 )
+
+// harmless are the messages of a member that has not written its first snapshot yet, or that is being closed. etcd tries
+// again by itself.
+func harmless() []string {
+	return []string{"Failed to detect schema version", "failed to update storage version", "failed to update cluster version"}
+}
 
 // zapLogger passes etcd's warnings and errors to a slog.Logger. Its debug and info lines are of use to etcd's developers
 // only.
@@ -25,7 +32,7 @@ func (b *bridge) With(fields []zapcore.Field) zapcore.Core {
 }
 
 func (b *bridge) Check(entry zapcore.Entry, checked *zapcore.CheckedEntry) *zapcore.CheckedEntry {
-	if b.Enabled(entry.Level) {
+	if b.Enabled(entry.Level) && !slices.Contains(harmless(), entry.Message) {
 		return checked.AddCore(entry, b)
 	}
 	return checked
