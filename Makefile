@@ -1,7 +1,7 @@
 # Lambent. "make run" shows it working, "make test" tests it; both install what they need (see scripts/setup).
 
 GO      = scripts/env go
-ARCH   := $(or $(GOARCH),$(shell case $$(uname -m) in x86_64) echo amd64;; aarch64) echo arm64;; esac))
+ARCH   := $(or $(GOARCH),$(shell uname -m | sed "s/x86_64/amd64/; s/aarch64/arm64/"))
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 STATIC  = CGO_ENABLED=0 GOOS=linux GOARCH=$(ARCH)
 
