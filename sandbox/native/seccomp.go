@@ -104,14 +104,24 @@ type argumentRule struct {
 	errno    unix.Errno
 	values   []uint32 // the argument is one of these
 	without  uint32   // or, where there are none, has none of these bits
+	both     *argumentPair
+}
+
+// argumentPair allows a further value of the rule's argument, when another argument has a value as well.
+type argumentPair struct {
+	value       uint32
+	argument    uint32
+	mustBeEqual uint32
 }
 
 // allowedFor are the calls that are allowed for some arguments only.
 var allowedFor = []argumentRule{
 	{reason: "processes and threads, but no namespaces", name: "clone", argument: 0, errno: unix.EPERM,
 		without: namespaceFlags},
-	{reason: "local and internet sockets; netlink, packet, vsock and the rest are not", name: "socket", argument: 0,
-		errno: unix.EAFNOSUPPORT, values: []uint32{unix.AF_UNIX, unix.AF_INET, unix.AF_INET6}},
+	{reason: "local and internet sockets, and of netlink only routes, which Node.js lists interfaces with: in an own network " +
+		"namespace and without capabilities that shows the loopback interface. Packet, vsock and the rest are not",
+		name: "socket", argument: 0, errno: unix.EAFNOSUPPORT, values: []uint32{unix.AF_UNIX, unix.AF_INET, unix.AF_INET6},
+		both: &argumentPair{value: unix.AF_NETLINK, argument: 2, mustBeEqual: unix.NETLINK_ROUTE}},
 	{reason: "pairs of local sockets", name: "socketpair", argument: 0, errno: unix.EAFNOSUPPORT,
 		values: []uint32{unix.AF_UNIX}},
 	{reason: "plain Linux, with and without a random layout, and the question which it is", name: "personality", argument: 0,
@@ -170,6 +180,12 @@ func assembleFilter(info *arch.Info) ([]byte, error) {
 		}
 		if len(rule.values) == 0 {
 			block = append(block, bpf.JumpIf{Cond: bpf.JumpBitsSet, Val: rule.without, SkipTrue: 1}, allow)
+		}
+		if rule.both != nil {
+			block = append(block,
+				bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: rule.both.value, SkipTrue: 3},
+				bpf.LoadAbsolute{Off: offsetArguments + 8*rule.both.argument, Size: 4},
+				bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: rule.both.mustBeEqual, SkipTrue: 1}, allow)
 		}
 		block = append(block, answer(rule.errno))
 		program = append(program, bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: uint32(number), SkipTrue: uint8(len(block))})

@@ -23,6 +23,7 @@ func isolation(t *testing.T, s *suite) {
 		"connect":          append([]string{"connect"}, listeners(t, s)...),
 		"forbidden calls":  {"syscalls"},
 		"sockets":          {"sockets"},
+		"routes":           {"routes"},
 		"namespaces":       {"namespaces"},
 		"privileges":       {"privileges"},
 		"other ABIs":       {"abi"},

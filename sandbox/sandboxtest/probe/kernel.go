@@ -14,6 +14,7 @@ func kernelAttempts() map[string]attempt {
 		"sockets":    forbiddenSockets,
 		"namespaces": makeNamespaces,
 		"privileges": regainPrivileges,
+		"routes":     changeNetwork,
 		"abi":        otherABIs,
 		"terminal":   injectInput,
 	}
@@ -119,7 +120,16 @@ func forbiddenCalls([]string) []string {
 // forbiddenSockets opens sockets of every family, and raw ones of the allowed.
 func forbiddenSockets([]string) (breaches []string) {
 	allowed := map[int]bool{unix.AF_UNIX: true, unix.AF_INET: true, unix.AF_INET6: true}
+	for protocol := 1; protocol < 32; protocol++ { // 0 is routes: Node.js lists the interfaces with it
+		if fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW, protocol); err == nil {
+			unix.Close(fd)
+			breaches = append(breaches, fmt.Sprintf("opened a netlink socket of protocol %d", protocol))
+		}
+	}
 	for family := range 64 {
+		if family == unix.AF_NETLINK {
+			continue
+		}
 		for _, kind := range []int{unix.SOCK_STREAM, unix.SOCK_DGRAM, unix.SOCK_RAW, unix.SOCK_SEQPACKET, unix.SOCK_PACKET} {
 			fd, err := unix.Socket(family, kind, 0)
 			if err != nil {
@@ -138,8 +148,40 @@ func forbiddenSockets([]string) (breaches []string) {
 		}
 	}
 	// The upper half of a register must not change what the filter sees.
-	if _, _, errno := unix.Syscall(unix.SYS_SOCKET, 1<<32|unix.AF_NETLINK, unix.SOCK_RAW, 0); errno == 0 {
-		breaches = append(breaches, "opened a netlink socket through the upper half of a register")
+	if _, _, errno := unix.Syscall(unix.SYS_SOCKET, 1<<32|unix.AF_PACKET, unix.SOCK_RAW, 0); errno == 0 {
+		breaches = append(breaches, "opened a packet socket through the upper half of a register")
+	}
+	return breaches
+}
+
+// changeNetwork asks for the loopback interface to be taken down, and for another one to be made.
+func changeNetwork([]string) (breaches []string) {
+	socket, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil
+	}
+	defer unix.Close(socket)
+	for name, flags := range map[string]uint16{"down": 0, "new": unix.NLM_F_CREATE | unix.NLM_F_EXCL} {
+		message := struct {
+			header unix.NlMsghdr
+			info   unix.IfInfomsg
+		}{
+			header: unix.NlMsghdr{Len: unix.SizeofNlMsghdr + unix.SizeofIfInfomsg, Type: unix.RTM_NEWLINK,
+				Flags: unix.NLM_F_REQUEST | unix.NLM_F_ACK | flags},
+			info: unix.IfInfomsg{Index: 1, Change: unix.IFF_UP},
+		}
+		packet := unsafe.Slice((*byte)(unsafe.Pointer(&message)), unsafe.Sizeof(message))
+		if err := unix.Sendto(socket, packet, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+			continue
+		}
+		answer := make([]byte, 4096)
+		n, _, err := unix.Recvfrom(socket, answer, 0)
+		if err != nil || n < unix.SizeofNlMsghdr+4 {
+			continue
+		}
+		if errno := -*(*int32)(unsafe.Pointer(&answer[unix.SizeofNlMsghdr])); errno != int32(unix.EPERM) {
+			breaches = append(breaches, fmt.Sprintf("%s answered %q", name, unix.Errno(errno).Error()))
+		}
 	}
 	return breaches
 }
