@@ -50,9 +50,12 @@ type Driver struct {
 	ids        *identities
 	mounts     *mounts
 
-	mu     sync.Mutex
-	closed bool
-	all    map[string]*Sandbox
+	findCgroups func() (hierarchy, []string, error)
+
+	mu       sync.Mutex
+	closed   bool
+	creating sync.WaitGroup // Add only under mu, and not once closed
+	all      map[string]*Sandbox
 }
 
 // Open makes a driver. It fails with a text for the operator when the host lacks something (see Check), or when another
@@ -65,13 +68,18 @@ func Open(options Options) (*Driver, error) {
 	if len(missing) > 0 {
 		return nil, &MissingError{Missing: missing}
 	}
+	return openWith(options, findHierarchy)
+}
+
+// openWith opens a driver on the cgroups that find returns.
+func openWith(options Options, find func() (hierarchy, []string, error)) (*Driver, error) {
 	if options.IdentityDir == "" {
 		options.IdentityDir = "/run/lambent/ids"
 	}
 	if options.Logger == nil {
 		options.Logger = slog.Default()
 	}
-	d := &Driver{options: options, logger: options.Logger, all: map[string]*Sandbox{}}
+	d := &Driver{options: options, logger: options.Logger, findCgroups: find, all: map[string]*Sandbox{}}
 	if err := d.open(); err != nil {
 		return nil, errors.Join(err, d.release())
 	}
@@ -139,7 +147,9 @@ func (d *Driver) release() error {
 		d.mounts.close()
 	}
 	if d.cgroups.directories() != nil {
-		all = append(all, d.removeCgroups(context.Background()))
+		ctx, cancel := context.WithTimeout(context.Background(), destroyTimeout)
+		defer cancel()
+		all = append(all, d.removeCgroups(ctx))
 	}
 	if d.ids != nil {
 		all = append(all, d.ids.close())
@@ -210,6 +220,8 @@ func (d *Driver) Create(ctx context.Context, id string) (sandbox.Sandbox, error)
 	closed := d.closed
 	if !exists && !closed {
 		d.all[id] = s
+		d.creating.Add(1)
+		defer d.creating.Done()
 	}
 	d.mu.Unlock()
 	switch {
@@ -239,6 +251,10 @@ func (d *Driver) Close() error {
 		return nil
 	}
 	d.closed = true
+	d.mu.Unlock()
+	d.creating.Wait()
+
+	d.mu.Lock()
 	living := make([]*Sandbox, 0, len(d.all))
 	for _, s := range d.all {
 		living = append(living, s)

@@ -87,7 +87,7 @@ func chooseHierarchy(mounts []cgroupMount, own map[string]string, v2Controllers 
 	for _, mount := range mounts {
 		if mount.controllers == nil {
 			if h.v2 == "" {
-				h.v2 = mount.directory(own[""])
+				h.v2 = mount.directory(strings.TrimSuffix(own[""], "/"+hostLeaf))
 			}
 			continue
 		}

@@ -18,13 +18,14 @@ import (
 // is mounted there, so that nothing of it is seen on the host and nothing is left when the process dies.
 type mounts struct {
 	work chan func()
-	done chan struct{}
-	root *os.Root // the template, for making mount points
+	stop chan struct{} // closed by close
+	done chan struct{} // closed when the thread has ended
+	root *os.Root      // the template, for making mount points
 }
 
 // openMounts makes the namespace and the template at directory.
 func openMounts(directory string, base []sandbox.Mount) (*mounts, error) {
-	m := &mounts{work: make(chan func()), done: make(chan struct{})}
+	m := &mounts{work: make(chan func()), stop: make(chan struct{}), done: make(chan struct{})}
 	entered := make(chan error)
 	go m.serve(entered)
 	if err := <-entered; err != nil {
@@ -61,25 +62,34 @@ func (m *mounts) serve(entered chan<- error) {
 		return
 	}
 	entered <- nil
-	for f := range m.work {
-		f()
+	for {
+		select {
+		case f := <-m.work:
+			f()
+		case <-m.stop:
+			return
+		}
 	}
 }
 
-// do runs f in the namespace.
+// do runs f in the namespace. After close it fails with os.ErrClosed.
 func (m *mounts) do(f func() error) error {
 	result := make(chan error, 1)
-	m.work <- func() { result <- f() }
-	return <-result
+	select {
+	case m.work <- func() { result <- f() }:
+		return <-result
+	case <-m.done:
+		return fmt.Errorf("mount namespace: %w", os.ErrClosed)
+	}
 }
 
-// close ends the namespace.
+// close ends the namespace. It is called once.
 func (m *mounts) close() {
+	close(m.stop)
+	<-m.done
 	if m.root != nil {
 		m.root.Close()
 	}
-	close(m.work)
-	<-m.done
 }
 
 // directories are those of every root, symlinks its links, deviceNodes what is in /dev.
@@ -214,6 +224,9 @@ func (m *mounts) cloneRoot(directory string) (int, error) {
 		}
 		return restrict(tree)
 	})
+	if err != nil && tree >= 0 {
+		unix.Close(tree)
+	}
 	return tree, err
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -31,26 +32,46 @@ func needHost(t testing.TB) {
 	}
 }
 
-func harness(change func(*Options)) sandboxtest.Harness {
+func harness(victim string, find func() (hierarchy, []string, error)) sandboxtest.Harness {
 	return sandboxtest.Harness{
-		Open: func(stateDir string) (sandbox.Driver, error) {
-			options := Options{StateDir: stateDir}
-			if change != nil {
-				change(&options)
-			}
-			return Open(options)
-		},
+		Open:       func(stateDir string) (sandbox.Driver, error) { return openWith(Options{StateDir: stateDir}, find) },
 		Leftovers:  leftovers,
-		VictimTest: "TestVictim",
+		VictimTest: victim,
 	}
 }
 
 func TestConformance(t *testing.T) {
 	needHost(t)
-	sandboxtest.Run(t, harness(nil))
+	sandboxtest.Run(t, harness("TestVictim", findHierarchy))
 }
 
-func TestVictim(t *testing.T) { sandboxtest.Victim(t, harness(nil)) }
+func TestVictim(t *testing.T) { sandboxtest.Victim(t, harness("", findHierarchy)) }
+
+// TestConformanceV1 runs the suite as on a host that has no unified tree.
+func TestConformanceV1(t *testing.T) {
+	needHost(t)
+	if _, missing, _ := findV1(); len(missing) > 0 {
+		t.Skipf("this host has no v1 controllers for %v", missing)
+	}
+	sandboxtest.Run(t, harness("TestVictimV1", findV1))
+}
+
+func TestVictimV1(t *testing.T) { sandboxtest.Victim(t, harness("", findV1)) }
+
+// findV1 finds the host's cgroups without the unified tree.
+func findV1() (hierarchy, []string, error) {
+	mountinfo, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return hierarchy{}, nil, err
+	}
+	own, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return hierarchy{}, nil, err
+	}
+	mounts := slices.DeleteFunc(parseCgroupMounts(string(mountinfo)), func(m cgroupMount) bool { return m.controllers == nil })
+	h, missing := chooseHierarchy(mounts, parseOwnCgroups(string(own)), nil)
+	return h, missing, nil
+}
 
 // leftovers lists the processes, cgroups, mounts and loop devices that exist because of a state directory.
 func leftovers(stateDir string) []string {

@@ -19,32 +19,41 @@ import (
 // The driver's cgroups are PARENT/lambent/NAME, where PARENT is the process's own cgroup and NAME stands for the state
 // directory, so that drivers of several processes, or of several regions in one, never meet.
 
+// hostLeaf is where lambent itself goes when it has to leave its cgroup to have children there: v2 only.
+const hostLeaf = "lambent.host"
+
 // cgroupName is the name of the tree that holds all trees of lambent.
 const cgroupName = "lambent"
 
 // openCgroups makes the driver's cgroups, and notes in the state directory where they are.
 func (d *Driver) openCgroups() error {
-	own, missing, err := findHierarchy()
+	own, missing, err := d.findCgroups()
 	if err != nil {
 		return err
 	}
 	if len(missing) > 0 {
 		return &MissingError{Missing: []string{fmt.Sprintf("no cgroup controller for %v", missing)}}
 	}
-	if err := own.delegate(cgroupName + ".host"); err != nil {
+	if err := own.delegate(hostLeaf); err != nil {
 		return err
 	}
 	tree := own.below(cgroupName)
-	if err := errors.Join(tree.make(), tree.delegate("")); err != nil {
-		return err
-	}
 	mine := tree.below(stateName(d.options.StateDir))
 	if err := d.noteCgroups(mine.directories()); err != nil {
 		return err
 	}
 	d.cgroups = mine
-	return errors.Join(mine.make(), mine.delegate(""))
+	for range parentAttempts {
+		err = errors.Join(tree.make(), tree.delegate(""), mine.make(), mine.delegate(""))
+		if !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+	}
+	return err
 }
+
+// parentAttempts is how often other drivers that close may take the common directory away while this one opens.
+const parentAttempts = 100
 
 // stateName is the name of the cgroups of a state directory.
 func stateName(stateDir string) string {
@@ -113,23 +122,19 @@ func (d *Driver) Recover(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("recover: %w", err)
 	}
-	var all []error
+	var trees []string
 	for _, dir := range dirs {
 		children, err := os.ReadDir(dir)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			all = append(all, err)
-			continue
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("recover: %w", err)
 		}
 		for _, child := range children {
 			if child.IsDir() {
-				all = append(all, killTree(ctx, filepath.Join(dir, child.Name())))
+				trees = append(trees, filepath.Join(dir, child.Name()))
 			}
 		}
 	}
-	if err := errors.Join(all...); err != nil {
+	if err := killTrees(ctx, trees); err != nil {
 		return fmt.Errorf("recover: %w", err)
 	}
 	return nil
@@ -154,16 +159,30 @@ func (d *Driver) removeCgroups(ctx context.Context) error {
 	return nil
 }
 
-// killTree ends every process in a tree of cgroups, and removes the tree.
-func killTree(ctx context.Context, dir string) error {
+// removeAttempt is how long killTrees waits for processes to be gone before it signals again those that are not.
+const removeAttempt = 100 * time.Millisecond
+
+// killTrees ends every process in trees of cgroups, and removes the trees. With v1 a process is in several of them, and
+// dies only when the one that froze it lets it go, so each step is done for all before the next.
+func killTrees(ctx context.Context, trees []string) error {
+	ctx, cancel := context.WithTimeout(ctx, destroyTimeout)
+	defer cancel()
 	for {
-		err := errors.Join(signalTree(dir), thawTree(dir))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		var failures []error
+		for _, step := range []func(string) error{signalTree, thawTree} {
+			for _, dir := range trees {
+				failures = append(failures, ignoreMissing(step(dir)))
+			}
+		}
+		if err := errors.Join(failures...); err != nil {
 			return err
 		}
-		attempt, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
-		err = removeTree(attempt, dir)
-		cancel()
+		attempt, stop := context.WithTimeout(ctx, removeAttempt)
+		for _, dir := range trees {
+			failures = append(failures, removeTree(attempt, dir))
+		}
+		stop()
+		err := errors.Join(failures...)
 		if err == nil || ctx.Err() != nil {
 			return err
 		}

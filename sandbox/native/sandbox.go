@@ -247,7 +247,11 @@ func (s *Sandbox) giveTmp(sizeMiB int, replace bool) error {
 	}
 	s.mu.Lock()
 	former := s.tmp
-	s.tmp = tmp
+	if s.ending != nil { // end may have looked already
+		former = tmp
+	} else {
+		s.tmp = tmp
+	}
 	s.mu.Unlock()
 	if former == nil {
 		return nil

@@ -16,13 +16,9 @@ import (
 const initCapabilities = 1<<unix.CAP_SYS_ADMIN | 1<<unix.CAP_SETUID | 1<<unix.CAP_SETGID | 1<<unix.CAP_SETPCAP |
 	1<<unix.CAP_KILL
 
-// dropBounding removes what is not in keep from the calling thread's bounding set. Threads other than the caller keep
-// theirs: the init's starters are root in an own user namespace when they begin, whatever thread made them, and drop all.
-func dropBounding(keep uint64) error {
+// dropBounding empties the calling thread's bounding set, so that no exec can bring a capability back.
+func dropBounding() error {
 	for capability := uintptr(0); capability <= 63; capability++ {
-		if keep&(1<<capability) != 0 {
-			continue
-		}
 		err := unix.Prctl(unix.PR_CAPBSET_DROP, capability, 0, 0, 0)
 		if err == unix.EINVAL { // beyond the last capability of this kernel
 			return nil
@@ -38,6 +34,18 @@ func dropBounding(keep uint64) error {
 // user and ambient ones, and lock all of that. Package unix lacks the names.
 const securebits = 1<<0 /* noroot */ | 1<<1 /* locked */ | 1<<3 /* no_setuid_fixup locked, off */ |
 	1<<5 /* keep_caps locked, off */ | 1<<6 /* no_cap_ambient_raise */ | 1<<7 /* locked */
+
+// dropInit leaves initCapabilities to every thread of the init. A starter gets them all back by its exec, as root of the
+// user namespace, and gives them up in confine.
+func dropInit() error {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	data := [2]unix.CapUserData{{Effective: initCapabilities, Permitted: initCapabilities}}
+	_, _, errno := syscall.AllThreadsSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&data)), 0)
+	if errno != 0 {
+		return failed("drop capabilities", errno)
+	}
+	return nil
+}
 
 // runStarter waits until the driver has put it into its cgroups, gives up every right, waits for a command, and becomes
 // it. Rights belong to threads in Linux, so all of it happens on one thread, which is the one that survives the exec.
@@ -95,7 +103,7 @@ func confine(uidText, gidText, program string) error {
 		return failed("forbid core dumps", err)
 	}
 	unix.Umask(0o022)
-	if err := dropBounding(0); err != nil {
+	if err := dropBounding(); err != nil {
 		return err
 	}
 	if err := unix.Prctl(unix.PR_SET_SECUREBITS, securebits, 0, 0, 0); err != nil {

@@ -23,10 +23,10 @@ func setup(root int, hostname, address, shmMiB string, masks []string) (listener
 	if err := raiseLoopback(host); err != nil {
 		return 0, err
 	}
-	if err := dropBounding(initCapabilities); err != nil {
+	if listener, err = listen(host, port); err != nil {
 		return 0, err
 	}
-	return listen(host, port)
+	return listener, dropInit()
 }
 
 // enterRoot mounts the tree over the host's root, completes it, and lets go of the host's. The new proc has to be mounted
