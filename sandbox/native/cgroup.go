@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"math"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -138,7 +137,7 @@ func (h hierarchy) memoryLimits(bytes int64) []limit {
 
 // cpuLimits returns the files that limit CPU time to a number of virtual CPUs.
 func (h hierarchy) cpuLimits(vcpu float64) []limit {
-	quota := time.Duration(math.Ceil(vcpu * float64(cpuPeriod)))
+	quota := time.Duration(vcpu * float64(cpuPeriod))
 	quota = max(quota, minCPUQuota)
 	quotaText, periodText := strconv.FormatInt(quota.Microseconds(), 10), strconv.FormatInt(cpuPeriod.Microseconds(), 10)
 	if h.limits {

@@ -131,3 +131,8 @@ func name(process string) string {
 	scanner.Scan()
 	return scanner.Text()
 }
+
+func BenchmarkDriver(b *testing.B) {
+	needHost(b)
+	sandboxtest.Bench(b, harness("", findHierarchy))
+}
