@@ -101,14 +101,58 @@ func (g *cgroup) addInit(pid int) error {
 	return nil
 }
 
-// addFunction puts a process where the limits are.
-func (g *cgroup) addFunction(pid int) error {
-	for _, dir := range g.function.directories() {
-		if err := writeControl(filepath.Join(dir, "cgroup.procs"), strconv.Itoa(pid)); err != nil {
-			return err
+// admit lets the sandbox's root user, which is nobody on the host, start processes in the function's cgroup of the unified
+// tree. To the kernel that is a move from the init's, for which it wants both and what is above them.
+func (g *cgroup) admit(firstID uint32) error {
+	if g.function.v2 == "" {
+		return nil
+	}
+	for _, dir := range []string{g.whole.v2, g.function.v2} {
+		if err := os.Chown(filepath.Join(dir, "cgroup.procs"), int(firstID), int(firstID)); err != nil {
+			return fmt.Errorf("cgroup: %w", err)
 		}
 	}
 	return nil
+}
+
+// openEntries opens what a starter needs to enter the function's cgroups: the directory in the unified tree, nil where
+// there is none, and the files of the v1 cgroups that a thread enters by. The caller closes them.
+func (g *cgroup) openEntries() (unified *os.File, tasks []*os.File, err error) {
+	if g.function.v2 != "" {
+		if unified, err = os.Open(g.function.v2); err != nil {
+			return nil, nil, fmt.Errorf("cgroup: %w", err)
+		}
+	}
+	entries := hierarchy{v1: g.function.v1}
+	for _, dir := range entries.directories() {
+		file, err := os.OpenFile(filepath.Join(dir, "tasks"), os.O_WRONLY, 0)
+		if err != nil {
+			closeFiles(append(tasks, unified))
+			return nil, nil, fmt.Errorf("cgroup: %w", err)
+		}
+		tasks = append(tasks, file)
+	}
+	return unified, tasks, nil
+}
+
+// closeFiles closes those of the files that are not nil.
+func closeFiles(files []*os.File) {
+	for _, file := range files {
+		if file != nil {
+			file.Close()
+		}
+	}
+}
+
+// descriptors returns the files' numbers, which are valid as long as the files are open.
+func descriptors(files []*os.File) []int {
+	var fds []int
+	for _, file := range files {
+		if file != nil {
+			fds = append(fds, int(file.Fd()))
+		}
+	}
+	return fds
 }
 
 // limit is one control file with its value. Optional ones may be missing on a host without swap accounting.

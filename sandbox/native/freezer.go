@@ -79,14 +79,21 @@ func (f *freezer) value(frozen bool) string {
 	return "THAWED"
 }
 
-// awaitLocked returns when every process has stopped. An empty cgroup counts as stopped.
+// The first and the longest pause between two looks at whether processes have stopped.
+const (
+	minFreezePause = 5 * time.Microsecond
+	maxFreezePause = time.Millisecond
+)
+
+// awaitLocked returns when every process has stopped. An empty cgroup counts as stopped. It looks again and again, because
+// the kernel announces changes of cgroup.events at most every 10 ms.
 func (f *freezer) awaitLocked(deadline time.Time) error {
 	file, want := f.state, "FROZEN"
 	if f.v2 {
 		file, want = f.events, "frozen 1"
 	}
 	buffer := make([]byte, 128)
-	for {
+	for pause := minFreezePause; ; {
 		n, err := file.ReadAt(buffer, 0)
 		if n == 0 && err != nil {
 			return fmt.Errorf("freezer: %w", err)
@@ -94,31 +101,15 @@ func (f *freezer) awaitLocked(deadline time.Time) error {
 		if strings.Contains(string(buffer[:n]), want) {
 			return nil
 		}
-		remaining := time.Until(deadline)
-		if remaining <= 0 {
+		if time.Now().After(deadline) {
 			return fmt.Errorf("freezer: processes did not stop within %v", freezeTimeout)
 		}
-		if err := f.pauseLocked(remaining); err != nil {
-			return err
+		timeout := unix.NsecToTimespec(pause.Nanoseconds())
+		if err := unix.Nanosleep(&timeout, nil); err != nil && err != unix.EINTR {
+			return fmt.Errorf("freezer: %w", err)
 		}
+		pause = min(2*pause, maxFreezePause)
 	}
-}
-
-// pauseLocked waits for a change of the state: v2 announces it, v1 has to be asked again.
-func (f *freezer) pauseLocked(remaining time.Duration) error {
-	if !f.v2 {
-		remaining = min(remaining, time.Millisecond)
-	}
-	var poll []unix.PollFd
-	if f.v2 {
-		poll = []unix.PollFd{{Fd: int32(f.events.Fd()), Events: unix.POLLPRI}}
-	}
-	timeout := unix.NsecToTimespec(remaining.Nanoseconds())
-	_, err := unix.Ppoll(poll, &timeout, nil)
-	if err != nil && err != unix.EINTR {
-		return fmt.Errorf("freezer: %w", err)
-	}
-	return nil
 }
 
 // close releases the files. A frozen cgroup stays frozen.

@@ -39,7 +39,7 @@ type starter struct {
 
 func (s *starter) close() { s.conn.Close() }
 
-// prepare has the init start a starter, puts it into the function's cgroups, and has it give up its rights.
+// prepare has the init start a starter in the function's cgroups, and has that give up its rights.
 func (s *Sandbox) prepare() (*starter, error) {
 	conn, inside, err := socketPair("starter")
 	if err != nil {
@@ -58,7 +58,12 @@ func (s *Sandbox) prepareOn(conn *net.UnixConn, inside *os.File) (*starter, erro
 	if err := askSender(conn); err != nil {
 		return nil, err
 	}
-	answer, err := s.control.ask([]int{int(inside.Fd())}, wire.Prepare)
+	unified, tasks, err := s.cgroup.openEntries()
+	if err != nil {
+		return nil, err
+	}
+	defer closeFiles(append(tasks, unified))
+	answer, err := s.control.ask(descriptors([]*os.File{inside, unified}), wire.Prepare)
 	if err != nil {
 		return nil, err
 	}
@@ -78,14 +83,11 @@ func (s *Sandbox) prepareOn(conn *net.UnixConn, inside *os.File) (*starter, erro
 	if hello.pid <= 1 {
 		return nil, wire.ErrMalformed
 	}
-	if err := s.cgroup.addFunction(hello.pid); err != nil {
-		return nil, err
-	}
 	// Functions are the first to go when the host runs out of memory. Written with CAP_SYS_RESOURCE this cannot be undone.
 	if err := os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", hello.pid), []byte("1000"), 0); err != nil {
 		return nil, err
 	}
-	err = sendMessage(conn, nil, wire.Confine, strconv.Itoa(functionUID), strconv.Itoa(functionGID), s.driver.filter)
+	err = sendMessage(conn, descriptors(tasks), wire.Confine, strconv.Itoa(functionUID), strconv.Itoa(functionGID), s.driver.filter)
 	if err != nil {
 		return nil, err
 	}

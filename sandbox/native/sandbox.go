@@ -70,6 +70,9 @@ func (s *Sandbox) create(ctx context.Context) (err error) {
 	if err := s.limit(readyMemoryMiB<<20, readyProcesses, readyVCPU); err != nil {
 		return err
 	}
+	if err := s.cgroup.admit(s.firstID); err != nil {
+		return err
+	}
 	if err := s.startInit(); err != nil {
 		return err
 	}

@@ -77,8 +77,8 @@ func (p *initProcess) handle(parts []string, fds []int) (answer []string, files 
 		return nil, nil, mountTrees(fds, args[1:], true)
 	case name == wire.Hostname && len(args) == 1:
 		return nil, nil, failed("set host name", unix.Sethostname([]byte(args[0])))
-	case name == wire.Prepare && len(fds) == 1:
-		pid, err := p.spawn(fds[0])
+	case name == wire.Prepare && (len(fds) == 1 || len(fds) == 2):
+		pid, err := p.spawn(fds[0], fds[1:])
 		return []string{strconv.Itoa(pid)}, nil, err
 	case name == wire.KillAll:
 		return nil, nil, p.killAll()
@@ -86,20 +86,24 @@ func (p *initProcess) handle(parts []string, fds []int) (answer []string, files 
 	return nil, nil, failed("understand the driver", syscall.EBADMSG)
 }
 
-// spawn starts a starter, which inherits the init's namespaces and user.
-func (p *initProcess) spawn(socket int) (int, error) {
+// spawn starts a starter, which inherits the init's namespaces and user, in the cgroup that is given.
+func (p *initProcess) spawn(socket int, cgroup []int) (int, error) {
 	null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return 0, failed("open /dev/null", err)
 	}
 	defer unix.Close(null)
+	attributes := &syscall.SysProcAttr{Setsid: true}
+	if len(cgroup) > 0 {
+		attributes.UseCgroupFD, attributes.CgroupFD = true, cgroup[0]
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	pid, err := syscall.ForkExec("/proc/self/exe", []string{wire.StarterName}, &syscall.ProcAttr{
 		Dir:   "/",
 		Env:   []string{"GOMAXPROCS=1"},
 		Files: []uintptr{uintptr(null), uintptr(null), uintptr(null), uintptr(socket)},
-		Sys:   &syscall.SysProcAttr{Setsid: true},
+		Sys:   attributes,
 	})
 	if err != nil {
 		return 0, failed("start a starter", err)

@@ -12,7 +12,8 @@ const (
 	Replace = "replace"
 	// Hostname: the part is the new host name.
 	Hostname = "hostname"
-	// Prepare: the file is the socket of a new starter. OK carries its process ID inside.
+	// Prepare: the files are the socket of a new starter and, where there is a unified tree, the cgroup to begin in. OK
+	// carries the starter's process ID inside.
 	Prepare = "prepare"
 	// KillAll ends every process of the sandbox but the init, and answers when they are reaped.
 	KillAll = "killall"
@@ -29,8 +30,8 @@ const (
 const (
 	// Hello is the starter's first message. The kernel adds who it is.
 	Hello = "hello"
-	// Confine tells a starter that it is in its cgroups, and to give up everything: the parts are user ID, group ID, and
-	// the seccomp program as struct sock_filter. The starter answers Ready.
+	// Confine tells a starter to enter cgroups and to give up everything: the files are those that a thread enters a v1
+	// cgroup by; the parts are user ID, group ID, and the seccomp program as struct sock_filter. The starter answers Ready.
 	Confine = "confine"
 	// Ready answers Confine.
 	Ready = "ready"
