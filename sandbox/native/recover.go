@@ -270,6 +270,18 @@ func (g *cgroup) signalAll() error {
 	return signalTree(g.function.v1["freezer"])
 }
 
+// signalFrozen signals the processes that a v1 freezer may hold, and lets them go, to die before they do anything else.
+func (g *cgroup) signalFrozen() error {
+	dir, ok := g.function.v1["freezer"]
+	if !ok {
+		return nil
+	}
+	if err := signalTree(dir); err != nil {
+		return err
+	}
+	return g.freezer.set(false)
+}
+
 // thawForGood lets frozen processes die, where the kernel does not do so by itself: v1.
 func (g *cgroup) thawForGood() error {
 	if dir, ok := g.function.v1["freezer"]; ok {

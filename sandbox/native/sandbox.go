@@ -283,20 +283,23 @@ func (s *Sandbox) Usage() (sandbox.Usage, error) {
 	return usage, nil
 }
 
-// Kill implements sandbox.Sandbox. Where there is a unified tree the kernel ends all processes at once, frozen or not;
-// elsewhere they are signalled while they are frozen or by the init, which reaches all of its namespace.
+// Kill implements sandbox.Sandbox. The init signals everything in its process namespace at once. Processes that a v2
+// freezer holds die of it; a v1 freezer has to let them go first.
+//
+// It does not use cgroup.kill: kernels since 6.14 that start a process in a cgroup where that was ever used, from another
+// cgroup, kill the new process too.
 func (s *Sandbox) Kill(context.Context) error {
 	if s.spare != nil {
 		s.spare.close()
 		s.spare = nil
 	}
-	if err := s.cgroup.signalAll(); err != nil {
-		return fmt.Errorf("kill: %w", err)
-	}
-	if err := s.cgroup.freezer.set(false); err != nil {
+	if err := s.cgroup.signalFrozen(); err != nil {
 		return fmt.Errorf("kill: %w", err)
 	}
 	if _, err := s.control.ask(nil, wire.KillAll); err != nil {
+		return fmt.Errorf("kill: %w", err)
+	}
+	if err := s.cgroup.freezer.set(false); err != nil {
 		return fmt.Errorf("kill: %w", err)
 	}
 	return nil
