@@ -1,10 +1,11 @@
 package functions
 
 import (
+	"cmp"
 	"context"
-	"errors"
-	"io"
+	"fmt"
 	"log/slog"
+	"runtime"
 	"sync"
 	"time"
 
@@ -31,8 +32,21 @@ type Options struct {
 type Service struct {
 	options Options
 	log     *slog.Logger
+	catalog *catalog
+	pins    pins
+
+	checks   chan struct{} // slots for reading archives through
+	settling chan struct{} // slots for settling
+	kick     chan struct{} // code may have become free
+
+	collector sync.Mutex // held by the collection that runs
+
+	running context.Context // ends when the Service is closed
 	stop    context.CancelFunc
 	done    sync.WaitGroup
+
+	closing sync.Mutex
+	closed  bool // guarded by closing; no goroutine is added to done afterwards
 }
 
 var _ lambent.Catalog = (*Service)(nil)
@@ -40,140 +54,104 @@ var _ lambent.Catalog = (*Service)(nil)
 // Open starts the control plane over the stores: it loads the catalogue, and resumes what was under way when the last
 // process ended. ctx bounds the opening only. The caller closes the Service, before the stores.
 func Open(ctx context.Context, options Options) (*Service, error) {
-	return nil, errUnfinished
+	if options.Region == "" || options.Meta == nil || options.Blobs == nil {
+		return nil, fmt.Errorf("functions: Region, Meta and Blobs are required")
+	}
+	options.AccountConcurrency = cmp.Or(options.AccountConcurrency, defaultConcurrency)
+	options.CollectInterval = cmp.Or(options.CollectInterval, 10*time.Minute)
+	s := &Service{
+		options:  options,
+		log:      cmp.Or(options.Logger, slog.New(slog.DiscardHandler)),
+		catalog:  newCatalog(options.Region),
+		checks:   make(chan struct{}, runtime.GOMAXPROCS(0)),
+		settling: make(chan struct{}, maxSettling),
+		kick:     make(chan struct{}, 1),
+	}
+	s.running, s.stop = context.WithCancel(context.Background())
+	revision, err := s.relist(ctx)
+	if err != nil {
+		s.stop()
+		s.done.Wait()
+		return nil, fmt.Errorf("functions: load the catalogue: %w", err)
+	}
+	s.done.Go(func() { s.follow(revision) })
+	s.done.Go(s.collectLoop)
+	return s, nil
 }
 
-// Close ends all watches and waits for the Service's goroutines. Operations under way fail.
-func (s *Service) Close() error { return nil }
-
-// CreateFunction makes a function, in state Pending; it becomes Active shortly afterwards. Conflict when the name is taken.
-// With Publish the answer describes version 1.
-func (s *Service) CreateFunction(ctx context.Context, req CreateFunctionRequest) (*Configuration, error) {
-	return nil, errUnfinished
+// Close ends all watches and waits for the Service's goroutines.
+func (s *Service) Close() error {
+	s.closing.Lock()
+	s.closed = true
+	s.closing.Unlock()
+	s.stop()
+	s.done.Wait()
+	return nil
 }
 
-// GetFunction returns a function version with the function's tags and reservation. The qualifier is empty, $LATEST, a
-// version number or an alias.
-func (s *Service) GetFunction(ctx context.Context, ref lambent.FunctionRef) (*Function, error) {
-	return nil, errUnfinished
+// follow keeps the catalogue up to date, from a revision on, until the Service is closed.
+func (s *Service) follow(revision int64) {
+	for s.running.Err() == nil {
+		for batch := range s.options.Meta.Watch(s.running, rootPrefix, revision) {
+			unsettled, err := s.catalog.apply(batch)
+			s.digested(unsettled, err)
+		}
+		// The watch ended: the store went away, or this process was too slow.
+		retry(s.running, func() error {
+			var err error
+			if revision, err = s.relist(s.running); err != nil && s.running.Err() == nil {
+				s.log.Warn("the catalogue cannot be read", "error", err)
+			}
+			return err
+		})
+	}
 }
 
-// GetFunctionConfiguration returns a function version; the qualifier is as for GetFunction.
-func (s *Service) GetFunctionConfiguration(ctx context.Context, ref lambent.FunctionRef) (*Configuration, error) {
-	return nil, errUnfinished
+// relist reads the whole catalogue anew and returns the revision that it was read at.
+func (s *Service) relist(ctx context.Context) (int64, error) {
+	items, revision, err := s.options.Meta.List(ctx, rootPrefix, "", 0)
+	if err != nil {
+		return 0, err
+	}
+	unsettled, err := s.catalog.replace(items, revision)
+	s.digested(unsettled, err)
+	return revision, nil
 }
 
-// OpenCode opens the zip archive of a function version that GetFunction described, for its Code.Location. NotFound when the
-// archive is gone meanwhile. The reader fails instead of giving other content; the caller closes it.
-func (s *Service) OpenCode(ctx context.Context, code lambent.CodeRef) (io.ReadCloser, error) {
-	return nil, errUnfinished
+// digested reports records that could not be read, and settles what waits for it.
+func (s *Service) digested(unsettled []lambent.FunctionName, err error) {
+	if err != nil {
+		s.log.Error("a record of the catalogue cannot be read", "error", err)
+	}
+	for _, fn := range unsettled {
+		s.settleSoon(fn)
+	}
 }
 
-// ListFunctions returns a page of an account's functions in the order of their names, each with its versions in turn when
-// AllVersions is set. InvalidParameter for a marker that no page has given.
-func (s *Service) ListFunctions(ctx context.Context, req ListFunctionsRequest) (ConfigurationPage, error) {
-	return ConfigurationPage{}, errUnfinished
-}
-
-// UpdateFunctionCode gives $LATEST other code. Conflict while another update is in progress, PreconditionFailed when
-// RevisionID does not match.
-func (s *Service) UpdateFunctionCode(ctx context.Context, req UpdateFunctionCodeRequest) (*Configuration, error) {
-	return nil, errUnfinished
-}
-
-// UpdateFunctionConfiguration changes the configuration of $LATEST; errors as UpdateFunctionCode.
-func (s *Service) UpdateFunctionConfiguration(ctx context.Context, req UpdateFunctionConfigurationRequest) (*Configuration, error) {
-	return nil, errUnfinished
-}
-
-// DeleteFunction deletes a function with all that belongs to it, or, where the qualifier is a version number, that version.
-func (s *Service) DeleteFunction(ctx context.Context, ref lambent.FunctionRef) error {
-	return errUnfinished
-}
-
-// PublishVersion makes a version of what $LATEST is now. When nothing has changed since the newest version, it answers that
-// version and changes nothing.
-func (s *Service) PublishVersion(ctx context.Context, req PublishVersionRequest) (*Configuration, error) {
-	return nil, errUnfinished
-}
-
-// ListVersionsByFunction returns a page of a function's versions, $LATEST first, then by number.
-func (s *Service) ListVersionsByFunction(ctx context.Context, req ListVersionsRequest) (ConfigurationPage, error) {
-	return ConfigurationPage{}, errUnfinished
-}
-
-// CreateAlias makes an alias. Conflict when the name is taken, NotFound when a version that it points at does not exist.
-func (s *Service) CreateAlias(ctx context.Context, req CreateAliasRequest) (*Alias, error) {
-	return nil, errUnfinished
-}
-
-// GetAlias returns an alias; ref.Qualifier is its name.
-func (s *Service) GetAlias(ctx context.Context, ref lambent.FunctionRef) (*Alias, error) {
-	return nil, errUnfinished
-}
-
-// UpdateAlias changes an alias. PreconditionFailed when RevisionID does not match.
-func (s *Service) UpdateAlias(ctx context.Context, req UpdateAliasRequest) (*Alias, error) {
-	return nil, errUnfinished
-}
-
-// DeleteAlias deletes an alias; ref.Qualifier is its name. Deleting one that does not exist is no error.
-func (s *Service) DeleteAlias(ctx context.Context, ref lambent.FunctionRef) error {
-	return errUnfinished
-}
-
-// ListAliases returns a page of a function's aliases in the order of their names.
-func (s *Service) ListAliases(ctx context.Context, req ListAliasesRequest) (AliasPage, error) {
-	return AliasPage{}, errUnfinished
-}
-
-// PutFunctionConcurrency reserves concurrency for a function and returns the reservation. InvalidParameter when fewer than
-// MinUnreserved units would be left.
-func (s *Service) PutFunctionConcurrency(ctx context.Context, fn lambent.FunctionName, reserved int) (int, error) {
-	return 0, errUnfinished
-}
-
-// GetFunctionConcurrency returns a function's reservation, nil for none.
-func (s *Service) GetFunctionConcurrency(ctx context.Context, fn lambent.FunctionName) (*int, error) {
-	return nil, errUnfinished
-}
-
-// DeleteFunctionConcurrency removes a function's reservation, if it has one.
-func (s *Service) DeleteFunctionConcurrency(ctx context.Context, fn lambent.FunctionName) error {
-	return errUnfinished
-}
-
-// GetAccountSettings returns an account's limits and what it uses now.
-func (s *Service) GetAccountSettings(ctx context.Context, account string) (AccountSettings, error) {
-	return AccountSettings{}, errUnfinished
-}
-
-// TagResource sets tags of a function. A qualifier in ref is refused as Lambda refuses it.
-func (s *Service) TagResource(ctx context.Context, ref lambent.FunctionRef, tags map[string]string) error {
-	return errUnfinished
-}
-
-// UntagResource removes tags of a function, if they are there.
-func (s *Service) UntagResource(ctx context.Context, ref lambent.FunctionRef, keys []string) error {
-	return errUnfinished
-}
-
-// ListTags returns a function's tags, never nil.
-func (s *Service) ListTags(ctx context.Context, ref lambent.FunctionRef) (map[string]string, error) {
-	return nil, errUnfinished
-}
-
-// Watch implements lambent.Catalog.
+// Watch implements lambent.Catalog. It costs nothing in the metadata store, which this process watches once for all.
 func (s *Service) Watch(ctx context.Context) (<-chan lambent.CatalogEvent, error) {
-	return nil, errUnfinished
+	s.closing.Lock()
+	defer s.closing.Unlock()
+	if s.closed {
+		return nil, lambent.Errorf(lambent.Unavailable, "The control plane is shutting down.")
+	}
+	out := make(chan lambent.CatalogEvent)
+	ctx, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(s.running, cancel)
+	s.done.Go(func() {
+		defer cancel()
+		defer stop()
+		s.catalog.watch(ctx, out)
+	})
+	return out, nil
 }
 
 // Revision implements lambent.Catalog: the revision of the newest change that the catalogue shows. A watch has come that
 // far when it has delivered an event of that revision or a later one.
-func (s *Service) Revision(ctx context.Context) (int64, error) { return 0, errUnfinished }
-
-// Collect deletes archives that nothing refers to, and what is left of deleted functions. The Service calls it by itself;
-// it is here for operators.
-func (s *Service) Collect(ctx context.Context) error { return errUnfinished }
-
-var errUnfinished = errors.New("functions: being written")
+func (s *Service) Revision(ctx context.Context) (int64, error) {
+	item, _, err := s.options.Meta.Get(ctx, sequenceKey)
+	if err != nil {
+		return 0, storeError(err)
+	}
+	return item.Revision, nil
+}
