@@ -55,7 +55,7 @@ func (c *DeployCmd) Run(ctx context.Context, proc *Process) error {
 		return errors.New("the timeout has to be whole seconds")
 	}
 	show := newProgress(proc.Err)
-	plan, notes, err := c.prepare(ctx, show)
+	plan, notes, err := c.prepare(ctx, show, client.Endpoint.Runtimes)
 	var fn *lambda.GetFunctionConfigurationOutput
 	if err == nil {
 		fn, err = c.send(ctx, client, show, plan)
@@ -81,8 +81,8 @@ func (c *DeployCmd) summarise(proc *Process, fn *lambda.GetFunctionConfiguration
 	return err
 }
 
-// prepare reads the directory or archive and makes the plan.
-func (c *DeployCmd) prepare(ctx context.Context, show *progress) (plan, []string, error) {
+// prepare reads the directory or archive and makes the plan. Offered are the region's runtimes, none if they are not known.
+func (c *DeployCmd) prepare(ctx context.Context, show *progress, offered []string) (plan, []string, error) {
 	info, err := os.Stat(c.Path)
 	if err != nil {
 		return plan{}, nil, fmt.Errorf("read the function: %w", err)
@@ -100,7 +100,10 @@ func (c *DeployCmd) prepare(ctx context.Context, show *progress) (plan, []string
 	}
 	p.handler = found.Handler
 	if p.runtime = c.Runtime; p.runtime == "" {
-		if p.runtime, err = chooseRuntime(found.Kind, hostRuntimes(ctx)); err != nil {
+		if len(offered) == 0 {
+			offered = hostRuntimes(ctx)
+		}
+		if p.runtime, err = chooseRuntime(found.Kind, offered); err != nil {
 			return plan{}, nil, err
 		}
 	}
@@ -283,6 +286,7 @@ func (c *DeployCmd) timeout() *int32 {
 }
 
 // hostRuntimes asks the interpreters of this host for their versions and returns the names of the runtimes that they make.
+// It stands in for a region's own list where only the region's address is known.
 func hostRuntimes(ctx context.Context) []string {
 	var names []string
 	for _, interpreter := range []struct{ program, pattern, format string }{

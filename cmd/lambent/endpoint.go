@@ -21,6 +21,9 @@ type Endpoint struct {
 	Account         string `json:"account"` // 12 digits
 	AccessKeyID     string `json:"accessKeyId"`
 	SecretAccessKey string `json:"secretAccessKey"`
+
+	// Runtimes are the names of the runtimes that the region's host can run, such as "python3.11". Deploy picks from them.
+	Runtimes []string `json:"runtimes,omitempty"`
 }
 
 // DataFlag is the flag that names the data directory of a region. Commands embed it.

@@ -6,12 +6,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 )
 
 func testEndpoint() Endpoint {
-	return Endpoint{Endpoint: "http://127.0.0.1:9070", Region: "us-east-1", Account: "000000000000", AccessKeyID: "AKIDEXAMPLE", SecretAccessKey: "s3cr$t'/+ \"x"}
+	return Endpoint{Endpoint: "http://127.0.0.1:9070", Region: "us-east-1", Account: "000000000000", AccessKeyID: "AKIDEXAMPLE", SecretAccessKey: "s3cr$t'/+ \"x", Runtimes: []string{"python3.11"}}
 }
 
 func TestEndpointFile(t *testing.T) {
@@ -25,7 +26,7 @@ func TestEndpointFile(t *testing.T) {
 		if err := writeEndpoint(dir, want); err != nil {
 			t.Fatal(err)
 		}
-		if got, err := readEndpoint(dir); err != nil || got != want {
+		if got, err := readEndpoint(dir); err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("got %+v, %v; want %+v", got, err, want)
 		}
 	}

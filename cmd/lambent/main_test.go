@@ -261,6 +261,19 @@ func TestDeployUpdates(t *testing.T) {
 	}
 }
 
+// The region says which runtimes it has; the interpreters beside the client count only where it does not.
+func TestDeployPicksTheRegionsNewestRuntime(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "app.py"), []byte("def handler(event, context): pass"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	deploy := DeployCmd{Path: dir}
+	plan, _, err := deploy.prepare(t.Context(), newProgress(io.Discard), []string{"python3.98", "python3.99", "nodejs99.x", "provided.al2023"})
+	if err != nil || plan.runtime != "python3.99" || plan.handler != "app.handler" {
+		t.Errorf("got %s %s, %v", plan.runtime, plan.handler, err)
+	}
+}
+
 func TestDeployFailsBeforeItSends(t *testing.T) {
 	notZip := filepath.Join(t.TempDir(), "x.zip")
 	if err := os.WriteFile(notZip, []byte("PK but no"), 0o600); err != nil {
