@@ -22,7 +22,7 @@ func TestDocumentsPointAtWhatIsThere(t *testing.T) {
 		}
 	}
 	link := regexp.MustCompile(`\]\(([^)#:]+)\)`)
-	goFile := regexp.MustCompile("`([a-z0-9_/-]+\\.go)`")
+	goFile := regexp.MustCompile("`([a-z0-9_-]+/[a-z0-9_/-]+\\.go)`")
 	testName := regexp.MustCompile(`\b((?:Test|Benchmark|Fuzz)[A-Z]\w*)`)
 	for _, document := range documents(t, top) {
 		content, err := os.ReadFile(document)

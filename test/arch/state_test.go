@@ -93,8 +93,8 @@ func stateful(spec *ast.ValueSpec) string {
 	return why
 }
 
-// assigned returns those of the package's variables that a file's functions write to or take the address of. A local name
-// that is declared in the same function hides the variable.
+// assigned returns those of the package's variables that a file's functions write to. A local name that is declared in the
+// same function hides the variable.
 func assigned(file *ast.File, variables map[string]bool) map[string]bool {
 	written := map[string]bool{}
 	for _, decl := range file.Decls {
@@ -118,10 +118,6 @@ func assigned(file *ast.File, variables map[string]bool) map[string]bool {
 				}
 			case *ast.IncDecStmt:
 				note(n.X)
-			case *ast.UnaryExpr:
-				if n.Op == token.AND {
-					note(n.X)
-				}
 			}
 			return true
 		})
