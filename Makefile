@@ -23,7 +23,7 @@ binaries: init
 	$(STATIC) $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/lambent ./cmd/lambent
 
 test: setup-test binaries ## run every test, with the race detector
-	$(GO) test -race -timeout 15m ./...
+	LAMBENT_BINARY=$(CURDIR)/bin/lambent $(GO) test -race -timeout 15m ./...
 
 check: setup-check binaries bin/.tools/stamp ## vet, lint, known vulnerabilities, formatting, generated code
 	@unformatted=$$(git ls-files -z '*.go' | xargs -0 scripts/env gofmt -l) && if [ -n "$$unformatted" ]; then \
