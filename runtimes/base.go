@@ -94,11 +94,12 @@ func (h hostTree) mountPoint(source, point string) error {
 // etcContent is the synthesised /etc. The user is Lambda's; what resolves names is set up with the network, and there is
 // none so far.
 func etcContent() map[string]string {
+	const user = "sbx_user1051"
 	return map[string]string{
 		"passwd": "root:x:0:0:root:/root:/sbin/nologin\n" +
-			"sbx_user1051:x:993:990::/home/sbx_user1051:/sbin/nologin\n" +
+			user + ":x:993:990::/home/" + user + ":/sbin/nologin\n" +
 			"nobody:x:65534:65534:nobody:/:/sbin/nologin\n",
-		"group":         "root:x:0:\nsbx_user1051:x:990:\nnobody:x:65534:\n",
+		"group":         "root:x:0:\n" + user + ":x:990:\nnobody:x:65534:\n",
 		"hosts":         "127.0.0.1 localhost\n::1 localhost\n",
 		"resolv.conf":   "nameserver 169.254.100.1\noptions timeout:1 attempts:1\n",
 		"nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\nnetworks: files\nprotocols: files\nservices: files\n",

@@ -99,7 +99,10 @@ def _encode_other(value):
 def dumps(value, quote=_quote):
     """Formats JSON as Lambda's Python runtimes do: named tuples are objects, bytes are text, decimals are numbers."""
     if _named_tuples():
-        value = _as_objects(value)
+        try:
+            value = _as_objects(value)
+        except RecursionError:
+            pass  # a circle, which the encoder finds too, and names
     encode = _json.make_encoder({}, _encode_other, quote, None, ": ", ", ", False, False, True)
     text = "".join(encode(value, 0))
     if _Plain.mark:
