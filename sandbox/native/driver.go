@@ -50,6 +50,9 @@ type Driver struct {
 	ids        *identities
 	mounts     *mounts
 
+	spawnMu sync.Mutex
+	spawner *spawner
+
 	findCgroups func() (hierarchy, []string, error)
 
 	mu       sync.Mutex
@@ -125,7 +128,11 @@ func (d *Driver) open() (err error) {
 	if d.mounts, err = openMounts(d.rootDirectory(), d.options.Base); err != nil {
 		return err
 	}
-	return d.openCgroups()
+	if err := d.openCgroups(); err != nil {
+		return err
+	}
+	d.spawner, err = startSpawner(d.executable)
+	return err
 }
 
 // noteBlock writes the first user ID of the driver's block to the state directory, for people who wonder whose a process is.
@@ -143,6 +150,11 @@ func (d *Driver) rootDirectory() string { return filepath.Join(d.options.StateDi
 // release gives back what open acquired.
 func (d *Driver) release() error {
 	var all []error
+	d.spawnMu.Lock()
+	if d.spawner != nil {
+		all = append(all, d.spawner.close())
+	}
+	d.spawnMu.Unlock()
 	if d.mounts != nil {
 		d.mounts.close()
 	}

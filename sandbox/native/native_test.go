@@ -1,7 +1,6 @@
 package native
 
 import (
-	"bufio"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -114,22 +113,17 @@ func inits(stateDir string) []string {
 	processes, _ := filepath.Glob("/proc/[0-9]*")
 	for _, path := range processes {
 		var stat unix.Stat_t
-		if unix.Stat(path, &stat) == nil && stat.Uid >= first && stat.Uid < first+blockIDs {
-			left = append(left, "process "+path+" "+name(path))
+		if unix.Stat(path, &stat) == nil && stat.Uid >= first && stat.Uid < first+blockIDs && !ended(path) {
+			left = append(left, "process "+path)
 		}
 	}
 	return left
 }
 
-func name(process string) string {
-	file, err := os.Open(process + "/status")
-	if err != nil {
-		return ""
-	}
-	defer file.Close()
-	scanner := bufio.NewScanner(file)
-	scanner.Scan()
-	return scanner.Text()
+// ended tells whether a process is a zombie, which whoever inherited it has not reaped yet.
+func ended(process string) bool {
+	text, err := os.ReadFile(process + "/status")
+	return err != nil || strings.Contains(string(text), "State:\tZ")
 }
 
 func BenchmarkDriver(b *testing.B) {

@@ -8,7 +8,6 @@ import (
 	"net"
 	"os"
 	"strconv"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -16,20 +15,6 @@ import (
 	"lambent/sandbox"
 	"lambent/sandbox/native/wire"
 )
-
-// initAttributes are the namespaces and IDs that an init starts with.
-func initAttributes(firstID uint32) *syscall.SysProcAttr {
-	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: int(firstID), Size: rangeIDs}}
-	return &syscall.SysProcAttr{
-		Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWIPC |
-			unix.CLONE_NEWUTS,
-		UidMappings:                ids,
-		GidMappings:                ids,
-		GidMappingsEnableSetgroups: true,
-		Credential:                 &syscall.Credential{Uid: 0, Gid: 0},
-		Setsid:                     true,
-	}
-}
 
 // starter is a process that waits to become a function's.
 type starter struct {

@@ -39,7 +39,7 @@ type Sandbox struct {
 	// Set by create, and not changed until end.
 	firstID  uint32
 	cgroup   *cgroup
-	init     *os.Process
+	init     *initHandle
 	initGone chan struct{}
 	control  *control
 	listener net.Listener
@@ -96,42 +96,27 @@ func (s *Sandbox) startInit() error {
 		return err
 	}
 	defer inside.Close()
-	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
-	if err != nil {
-		conn.Close()
-		return err
-	}
-	defer null.Close()
-	attributes := &os.ProcAttr{
-		Dir:   "/",
-		Env:   []string{"GOMAXPROCS=1"},
-		Files: []*os.File{null, null, null, inside},
-		Sys:   initAttributes(s.firstID),
-	}
+	var group *os.File
 	if s.cgroup.whole.v2 != "" {
-		dir, err := os.Open(filepath.Join(s.cgroup.whole.v2, "init"))
-		if err != nil {
+		if group, err = os.Open(filepath.Join(s.cgroup.whole.v2, "init")); err != nil {
 			conn.Close()
 			return fmt.Errorf("open cgroup: %w", err)
 		}
-		defer dir.Close()
-		attributes.Sys.UseCgroupFD, attributes.Sys.CgroupFD = true, int(dir.Fd())
+		defer group.Close()
 	}
-	executable := "/proc/self/fd/" + strconv.Itoa(int(s.driver.executable.Fd()))
-	s.init, err = os.StartProcess(executable, []string{wire.InitName}, attributes)
-	if err != nil {
+	if s.init, err = s.driver.spawnInit(s.firstID, inside, group); err != nil {
 		conn.Close()
-		return fmt.Errorf("start the init: %w", err)
+		return err
 	}
 	s.initGone = make(chan struct{})
 	go s.awaitInit()
 	s.control = newControl(conn, s.exited)
-	return s.cgroup.addInit(s.init.Pid)
+	return s.cgroup.addInit(s.init.pid)
 }
 
-// awaitInit reaps the init, and ends the processes that ended with it.
+// awaitInit waits for the init's end, and ends the processes that ended with it.
 func (s *Sandbox) awaitInit() {
-	if _, err := s.init.Wait(); err != nil {
+	if err := s.init.wait(); err != nil {
 		s.driver.logger.Error("waiting for a sandbox's init failed", "sandbox", s.id, "error", err)
 	}
 	s.mu.Lock()
@@ -357,15 +342,13 @@ func (s *Sandbox) endProcesses() error {
 	if err := s.cgroup.signalAll(); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	killErr := s.init.Kill()
-	if errors.Is(killErr, os.ErrProcessDone) {
-		killErr = nil
-	}
+	killErr := s.init.kill()
 	thawErr := s.cgroup.thawForGood()
 	timer := time.NewTimer(destroyTimeout)
 	defer timer.Stop()
 	select {
 	case <-s.initGone:
+		s.init.file.Close()
 	case <-timer.C:
 		return errors.Join(killErr, thawErr, fmt.Errorf("the init did not end within %v", destroyTimeout))
 	}

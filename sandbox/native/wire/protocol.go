@@ -40,12 +40,21 @@ const (
 	Exec = "exec"
 )
 
-// ControlFD is the descriptor of the control socket in inits and starters.
+// The message to the spawner, on its descriptor ControlFD. It is answered as an init answers, and Exit comes at any time.
+const (
+	// Spawn starts an init in new namespaces: the files are the init's control socket and, where there is a unified tree, the
+	// cgroup to begin in; the parts are the first of its IDs on the host, and how many it has. OK carries the init's process
+	// ID on the host, and a pidfd.
+	Spawn = "spawn"
+)
+
+// ControlFD is the descriptor of the control socket in spawners, inits and starters.
 const ControlFD = 3
 
-// InitName is Args[0] of the init, StarterName that of a starter. A program that can be either looks at Args[0] before it
+// SpawnerName, InitName and StarterName are Args[0] of the three. A program that can be one looks at Args[0] before it
 // does anything else.
 const (
+	SpawnerName = "lambent-spawner"
 	InitName    = "lambent-init"
 	StarterName = "lambent-starter"
 )
