@@ -80,9 +80,13 @@ func (c *catalog) apply(changes []meta.Change) (unsettled []lambent.FunctionName
 	if len(events) == 0 {
 		events = c.announceLocked(changes)
 	}
+	// Only the last event of a commit carries its revision: a receiver that has seen a revision has seen all of it.
 	revision := changes[0].Revision
 	for i := range events {
-		events[i].Revision = revision
+		events[i].Revision = revision - 1
+		if i == len(events)-1 {
+			events[i].Revision = revision
+		}
 	}
 	for w := range c.watchers {
 		w.addLocked(events)
@@ -228,11 +232,12 @@ func (c *catalog) aliasLocked(change meta.Change) ([]lambent.CatalogEvent, error
 	return []lambent.CatalogEvent{{Kind: lambent.CatalogAlias, Function: e.name, ID: id, Alias: e.aliases[name]}}, nil
 }
 
-// everythingLocked returns the events that tell of all that exists.
-func (c *catalog) everythingLocked() []lambent.CatalogEvent {
+// everythingLocked returns the events that tell of all that exists. Their revisions are below the catalogue's, but not
+// below least; the last one, CatalogSynced, has the catalogue's.
+func (c *catalog) everythingLocked(least int64) []lambent.CatalogEvent {
 	var events []lambent.CatalogEvent
 	for id, e := range c.functions {
-		about := lambent.CatalogEvent{Revision: c.revision, Function: e.name, ID: id}
+		about := lambent.CatalogEvent{Revision: max(c.revision-1, least), Function: e.name, ID: id}
 		settings := about
 		settings.Kind, settings.Settings = lambent.CatalogSettings, e.settings
 		events = append(events, settings)
@@ -258,7 +263,7 @@ func (c *catalog) watch(ctx context.Context, out chan<- lambent.CatalogEvent) {
 	defer close(out)
 	w := &watcher{wake: make(chan struct{}, 1)}
 	c.mu.Lock()
-	events := c.everythingLocked()
+	events := c.everythingLocked(0)
 	c.watchers[w] = struct{}{}
 	c.mu.Unlock()
 	defer func() {
@@ -266,33 +271,35 @@ func (c *catalog) watch(ctx context.Context, out chan<- lambent.CatalogEvent) {
 		defer c.mu.Unlock()
 		delete(c.watchers, w)
 	}()
+	var sent int64
 	for {
 		for _, event := range events {
 			select {
 			case out <- event:
+				sent = event.Revision
 			case <-ctx.Done():
 				return
 			}
 		}
 		select {
 		case <-w.wake:
-			events = c.take(w)
+			events = c.take(w, sent)
 		case <-ctx.Done():
 			return
 		}
 	}
 }
 
-// take returns what a watcher has not been told yet.
-func (c *catalog) take(w *watcher) []lambent.CatalogEvent {
+// take returns what a watcher has not been told yet, who was told up to the revision sent.
+func (c *catalog) take(w *watcher, sent int64) []lambent.CatalogEvent {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	events := w.events
 	w.events = nil
 	if w.behind {
 		w.behind = false
-		reset := lambent.CatalogEvent{Kind: lambent.CatalogReset, Revision: c.revision}
-		events = append([]lambent.CatalogEvent{reset}, c.everythingLocked()...)
+		reset := lambent.CatalogEvent{Kind: lambent.CatalogReset, Revision: max(c.revision-1, sent)}
+		events = append([]lambent.CatalogEvent{reset}, c.everythingLocked(sent)...)
 	}
 	return events
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -22,7 +23,13 @@ import (
 	metamemory "lambent/meta/memory"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if path := os.Getenv(crashDirEnv); path != "" {
+		createUntilKilled(path)
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 const (
 	account  = "111111111111"

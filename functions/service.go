@@ -147,7 +147,8 @@ func (s *Service) Watch(ctx context.Context) (<-chan lambent.CatalogEvent, error
 }
 
 // Revision implements lambent.Catalog: the revision of the newest change that the catalogue shows. A watch has come that
-// far when it has delivered an event of that revision or a later one.
+// far when it has delivered an event of that revision or a later one, outside of a reset: a change's last event carries its
+// revision, and those before it, and those of a full delivery before CatalogSynced, an earlier one.
 func (s *Service) Revision(ctx context.Context) (int64, error) {
 	item, _, err := s.options.Meta.Get(ctx, sequenceKey)
 	if err != nil {
