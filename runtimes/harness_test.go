@@ -149,7 +149,7 @@ type process struct {
 
 func start(t *testing.T, r *Registry, f function) *process {
 	t.Helper()
-	p := &process{api: startAPI(t), task: t.TempDir(), output: &bytes.Buffer{}, ended: make(chan struct{})}
+	p := &process{api: startAPI(t), task: t.TempDir(), ended: make(chan struct{})}
 	p.answer = f.answer
 	for name, content := range f.files {
 		write(t, filepath.Join(p.task, name), content)
@@ -173,6 +173,14 @@ func start(t *testing.T, r *Registry, f function) *process {
 	}
 	p.command.Env = append(p.command.Env, "AWS_LAMBDA_RUNTIME_API="+p.address, "AWS_LAMBDA_LOG_STREAM_NAME=stream")
 	p.command.Dir = p.task
+	p.run(t)
+	return p
+}
+
+// run starts the process's command.
+func (p *process) run(t *testing.T) {
+	t.Helper()
+	p.output = &bytes.Buffer{}
 	p.command.Stdout, p.command.Stderr = p.output, p.output
 	if err := p.command.Start(); err != nil {
 		t.Fatal(err)
@@ -182,7 +190,6 @@ func start(t *testing.T, r *Registry, f function) *process {
 		p.command.Wait()
 	}()
 	t.Cleanup(func() { p.stop() })
-	return p
 }
 
 // invoke sends an event and returns what the function posted.
