@@ -60,8 +60,8 @@ func memory(t *testing.T, s *suite) {
 	if usage, err := box.Usage(); err != nil || usage.PeakMemoryBytes < 100<<20 || usage.PeakMemoryBytes > 128<<20 {
 		t.Errorf("usage after 100 MiB is %+v, %v", usage, err)
 	}
-	for range 2 { // the second time in a sandbox that has been out of memory
-		out, exit := run(t, box, "allocate", "10240")
+	for _, size := range []string{"160", "10240"} { // the second time in a sandbox that has been out of memory
+		out, exit := run(t, box, "allocate", size)
 		if exit.Signal != int(syscall.SIGKILL) || !exit.OOMKilled {
 			t.Errorf("exit is %+v, output %q", exit, out)
 		}
