@@ -33,7 +33,7 @@ func startInside(t *testing.T, r *Registry, f function) *process {
 	if os.Geteuid() != 0 {
 		t.Skip("mounting needs root")
 	}
-	p := &process{api: startAPI(t), task: t.TempDir(), ended: make(chan struct{})}
+	p := &process{api: startAPI(t, f.answer), task: t.TempDir(), ended: make(chan struct{})}
 	for name, content := range f.files {
 		write(t, filepath.Join(p.task, name), content)
 	}

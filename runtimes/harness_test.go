@@ -83,13 +83,13 @@ type api struct {
 	answer  func(post) int // the status of a post; nil: 202
 }
 
-func startAPI(t *testing.T) *api {
+func startAPI(t *testing.T, answer func(post) int) *api {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := &api{address: listener.Addr().String(), events: make(chan event), posts: make(chan post, 100)}
+	a := &api{address: listener.Addr().String(), events: make(chan event), posts: make(chan post, 100), answer: answer}
 	server := &http.Server{Handler: a}
 	go server.Serve(listener)
 	t.Cleanup(func() { server.Close() })
@@ -149,8 +149,7 @@ type process struct {
 
 func start(t *testing.T, r *Registry, f function) *process {
 	t.Helper()
-	p := &process{api: startAPI(t), task: t.TempDir(), ended: make(chan struct{})}
-	p.answer = f.answer
+	p := &process{api: startAPI(t, f.answer), task: t.TempDir(), ended: make(chan struct{})}
 	for name, content := range f.files {
 		write(t, filepath.Join(p.task, name), content)
 	}
@@ -268,4 +267,3 @@ func failed(kind, body string) post {
 
 // initFailed is the post of an initialisation's error.
 func initFailed(kind, body string) post { return post{"init/error", kind, "application/json", body} }
-
