@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"lambent"
 	"lambent/meta"
@@ -343,6 +344,24 @@ func (c *catalog) reached(ctx context.Context, revision int64) error {
 			return ctx.Err()
 		}
 	}
+}
+
+// maxLag bounds how long an answer waits for the catalogue to show what it tells.
+const maxLag = 100 * time.Millisecond
+
+// shown waits, within reason, until watchers have been handed what happened up to a revision: a caller who has read that a
+// function is active, or changed, should not meet a data plane that has not heard of it. Over more than one process this
+// remains a matter of time.
+func (c *catalog) shown(ctx context.Context, revision int64) {
+	c.mu.Lock()
+	at := c.revision
+	c.mu.Unlock()
+	if at >= revision {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, maxLag)
+	defer cancel()
+	_ = c.reached(ctx, revision) // the answer is right all the same
 }
 
 // usage returns how many functions an account has, and how many bytes of code.

@@ -56,9 +56,12 @@ func (s *Service) commit(ctx context.Context, fn *stored, todo *change) error {
 	if todo.visible {
 		ops = append(ops, touch())
 	}
-	_, err := s.options.Meta.Commit(ctx, conditions, ops)
+	revision, err := s.options.Meta.Commit(ctx, conditions, ops)
 	switch {
-	case err == nil || errors.Is(err, meta.ErrConflict):
+	case err == nil:
+		s.catalog.shown(ctx, revision)
+		return nil
+	case errors.Is(err, meta.ErrConflict):
 		return err
 	case ctx.Err() != nil:
 		return storeError(ctx.Err())

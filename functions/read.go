@@ -41,6 +41,7 @@ func (s *Service) resolve(ctx context.Context, ref lambent.FunctionRef) (*stored
 	if err != nil {
 		return nil, version{}, err
 	}
+	s.catalog.shown(ctx, fn.revision)
 	number := ref.Qualifier
 	if !lambent.IsLatest(number) && !lambent.IsVersion(number) {
 		var alias aliasRecord

@@ -53,7 +53,7 @@ func (t *tree) add(name string, k kind, target string) error {
 
 // maxWork bounds what following all links of an archive may cost, in bytes of names. Links that need more were made to need
 // it.
-const maxWork = 256 << 20
+const maxWork = 64 << 20
 
 // escapes finds a link that leads out of the root, directly or through other links.
 func (t *tree) escapes() error {
@@ -91,7 +91,11 @@ func (t *tree) leaves(link string, work *int) bool {
 			at = path.Dir(at)
 			continue
 		}
-		at = path.Join(at, element)
+		if at == "." {
+			at = element
+		} else {
+			at += "/" + element
+		}
 		switch t.kinds[at] {
 		case kindLink:
 			if hops++; hops >= maxHops {

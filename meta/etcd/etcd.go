@@ -46,7 +46,9 @@ const (
 	memberName    = "lambent"
 	// compactAfter is how long the history for watches is kept.
 	compactAfter = 10 * time.Minute
-	maxOps       = 1024
+	// snapshotEvery bounds the log that a start reads through, in commits.
+	snapshotEvery = 1000
+	maxOps        = 1024
 )
 
 // Open starts the store and returns when it can serve. A directory that is in use gives ErrLocked at once. A write that
@@ -114,8 +116,8 @@ func serverConfig(options Options, log *zap.Logger) (config.ServerConfig, error)
 		NewCluster:                  true,
 		TickMs:                      uint(tick / time.Millisecond),
 		ElectionTicks:               electionTicks,
-		SnapshotCount:               defaults.SnapshotCount,
-		SnapshotCatchUpEntries:      defaults.SnapshotCatchUpEntries,
+		SnapshotCount:               snapshotEvery,
+		SnapshotCatchUpEntries:      snapshotEvery, // there is no follower to catch up
 		MaxSnapFiles:                defaults.MaxSnapFiles,
 		MaxWALFiles:                 defaults.MaxWalFiles,
 		BackendFreelistType:         bolt.FreelistMapType,
