@@ -41,7 +41,7 @@ type Options struct {
 // One member elects itself: the shorter its election, the sooner it serves. The tick is also its idle wake-up, so it is not
 // shorter than it must be.
 const (
-	tick          = 20 * time.Millisecond
+	tick          = 50 * time.Millisecond
 	electionTicks = 2
 	memberName    = "lambent"
 	// compactAfter is how long the history for watches is kept.
