@@ -147,7 +147,7 @@ func (d *Driver) removeCgroups(ctx context.Context) error {
 		err := removeTree(ctx, dir)
 		all = append(all, err)
 		if err == nil {
-			unix.Rmdir(filepath.Dir(dir)) // fails while other drivers have theirs there
+			_ = unix.Rmdir(filepath.Dir(dir)) // fails while other drivers have theirs there
 		}
 	}
 	if err := errors.Join(all...); err != nil {

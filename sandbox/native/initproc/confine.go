@@ -2,7 +2,6 @@ package initproc
 
 import (
 	"runtime"
-	"strconv"
 	"syscall"
 	"unsafe"
 
@@ -66,7 +65,7 @@ func runStarter(conn *wire.Conn) int {
 		err = confine(parts[1], parts[2], parts[3])
 	}
 	if err != nil {
-		refuse(conn, err)
+		_ = reply(conn, nil, nil, err) // a driver that is gone needs no reason
 		return 1
 	}
 	if conn.Send(nil, wire.Ready) != nil {
@@ -76,17 +75,8 @@ func runStarter(conn *wire.Conn) int {
 	if err != nil || parts == nil {
 		return 1
 	}
-	refuse(conn, become(parts, fds))
+	_ = reply(conn, nil, nil, become(parts, fds)) // a driver that is gone needs no reason
 	return 1
-}
-
-// refuse tells the driver why a starter did not do as it was told.
-func refuse(conn *wire.Conn, err error) {
-	errno := syscall.Errno(0)
-	if step, ok := err.(*stepError); ok {
-		errno, _ = step.err.(syscall.Errno)
-	}
-	conn.Send(nil, wire.Failed, err.Error(), strconv.Itoa(int(errno)))
 }
 
 // enterCgroups moves the calling thread. A thread that moves itself is the one case in which the kernel waits for nothing:

@@ -58,7 +58,7 @@ func (f *family) reap() {
 		var status syscall.WaitStatus
 		pid, err := syscall.Wait4(-1, &status, 0, nil)
 		switch {
-		case err == syscall.ECHILD:
+		case errors.Is(err, syscall.ECHILD):
 			seen = f.awaitBegun(seen)
 		case err == nil && (status.Exited() || status.Signaled()):
 			if f.report(pid, status) != nil {

@@ -19,7 +19,7 @@ type initProcess struct {
 func runInit(conn *wire.Conn) int {
 	p := &initProcess{conn: conn, family: newFamily(conn)}
 	if err := p.protect(); err != nil {
-		reply(conn, nil, nil, err)
+		_ = reply(conn, nil, nil, err) // the exit status says it too
 		return 1
 	}
 	return serve(conn, p.family, p.handle)

@@ -49,7 +49,7 @@ func Main() (status int, known bool) {
 // setName sets what ps shows, "exe" without it. It is no harm when it fails.
 func setName(name string) {
 	text := append([]byte(name), 0)
-	unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(&text[0])), 0, 0, 0)
+	_ = unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(&text[0])), 0, 0, 0)
 }
 
 // stepError is a system call that failed, by the name of the step. It keeps package fmt out of the init.
