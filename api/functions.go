@@ -1,0 +1,481 @@
+package api
+
+import (
+	"net/http"
+	"net/url"
+	"strconv"
+
+	"lambent"
+	"lambent/functions"
+)
+
+// The handlers of the control plane. Each decodes, calls and encodes.
+
+// answer encodes a configuration, or passes an error on.
+func (c *call) answer(status int, got *functions.Configuration, err error) error {
+	if err != nil {
+		return err
+	}
+	return c.json(status, configuration(got))
+}
+
+func (c *call) createFunction() error {
+	var in createFunctionInput
+	if err := c.decode(&in); err != nil {
+		return err
+	}
+	ref, err := c.reference(in.FunctionName, "")
+	if err != nil {
+		return err
+	}
+	got, err := c.Functions.CreateFunction(c.ctx, functions.CreateFunctionRequest{Function: ref.FunctionName, Settable: in.domain(), Code: in.Code.domain(),
+		PackageType: in.PackageType, Architectures: in.Architectures, Publish: in.Publish, Tags: in.Tags, CodeSigningConfigARN: in.CodeSigningConfigArn})
+	return c.answer(http.StatusCreated, got, err)
+}
+
+func (c *call) getFunction() error {
+	ref, err := c.function()
+	if err != nil {
+		return err
+	}
+	got, err := c.Functions.GetFunction(c.ctx, ref)
+	if err != nil {
+		return err
+	}
+	body := map[string]any{"Configuration": configuration(&got.Configuration),
+		"Code": map[string]string{"RepositoryType": "S3", "Location": c.codeURL(got.Configuration.Code)}}
+	if len(got.Tags) > 0 {
+		body["Tags"] = got.Tags
+	}
+	if got.Reserved != nil {
+		body["Concurrency"] = map[string]int{"ReservedConcurrentExecutions": *got.Reserved}
+	}
+	return c.json(http.StatusOK, body)
+}
+
+func (c *call) getFunctionConfiguration() error {
+	ref, err := c.function()
+	if err != nil {
+		return err
+	}
+	got, err := c.Functions.GetFunctionConfiguration(c.ctx, ref)
+	return c.answer(http.StatusOK, got, err)
+}
+
+// page reads Marker and MaxItems.
+func (c *call) page() (marker string, items int, err error) {
+	query := c.r.URL.Query()
+	if text := query.Get("MaxItems"); text != "" {
+		if items, err = strconv.Atoi(text); err != nil || items < 1 || items > 10_000 {
+			return "", 0, invalid(text, "maxItems", "Member must have value greater than or equal to 1")
+		}
+	}
+	return query.Get("Marker"), items, nil
+}
+
+func configurations(name string, page functions.ConfigurationPage) map[string]any {
+	list := make([]map[string]any, len(page.Configurations))
+	for i := range page.Configurations {
+		list[i] = configuration(&page.Configurations[i])
+	}
+	body := map[string]any{name: list}
+	if page.NextMarker != "" {
+		body["NextMarker"] = page.NextMarker
+	}
+	return body
+}
+
+func (c *call) listFunctions() error {
+	marker, items, err := c.page()
+	if err != nil {
+		return err
+	}
+	query := c.r.URL.Query()
+	version := query.Get("FunctionVersion")
+	if version != "" && version != "ALL" {
+		return invalid(version, "functionVersion", "Member must satisfy enum value set: [ALL]")
+	}
+	page, err := c.Functions.ListFunctions(c.ctx, functions.ListFunctionsRequest{Account: c.who.Account, MasterRegion: query.Get("MasterRegion"),
+		AllVersions: version == "ALL", Marker: marker, MaxItems: items})
+	if err != nil {
+		return err
+	}
+	return c.json(http.StatusOK, configurations("Functions", page))
+}
+
+func (c *call) updateFunctionCode() error {
+	ref, err := c.function()
+	if err != nil {
+		return err
+	}
+	var in struct {
+		code
+		Architectures   []string
+		Publish, DryRun bool
+		RevisionId      string
+	}
+	if err := c.decode(&in); err != nil {
+		return err
+	}
+	got, err := c.Functions.UpdateFunctionCode(c.ctx, functions.UpdateFunctionCodeRequest{Function: ref.FunctionName, Code: in.code.domain(),
+		Architectures: in.Architectures, Publish: in.Publish, DryRun: in.DryRun, RevisionID: in.RevisionId})
+	return c.answer(http.StatusOK, got, err)
+}
+
+func (c *call) updateFunctionConfiguration() error {
+	ref, err := c.function()
+	if err != nil {
+		return err
+	}
+	var in struct {
+		settable
+		RevisionId string
+	}
+	if err := c.decode(&in); err != nil {
+		return err
+	}
+	got, err := c.Functions.UpdateFunctionConfiguration(c.ctx, functions.UpdateFunctionConfigurationRequest{Function: ref.FunctionName,
+		Settable: in.domain(), RevisionID: in.RevisionId})
+	return c.answer(http.StatusOK, got, err)
+}
+
+func (c *call) deleteFunction() error {
+	ref, err := c.function()
+	if err != nil {
+		return err
+	}
+	if err := c.Functions.DeleteFunction(c.ctx, ref); err != nil {
+		return err
+	}
+	return c.empty(http.StatusNoContent)
+}
+
+func (c *call) publishVersion() error {
+	ref, err := c.function()
+	if err != nil {
+		return err
+	}
+	var in struct {
+		CodeSha256, RevisionId string
+		Description            *string
+	}
+	if err := c.decode(&in); err != nil {
+		return err
+	}
+	got, err := c.Functions.PublishVersion(c.ctx, functions.PublishVersionRequest{Function: ref.FunctionName, CodeSHA256: in.CodeSha256,
+		Description: in.Description, RevisionID: in.RevisionId})
+	return c.answer(http.StatusCreated, got, err)
+}
+
+func (c *call) listVersionsByFunction() error {
+	ref, err := c.function()
+	if err != nil {
+		return err
+	}
+	marker, items, err := c.page()
+	if err != nil {
+		return err
+	}
+	page, err := c.Functions.ListVersionsByFunction(c.ctx, functions.ListVersionsRequest{Function: ref.FunctionName, Marker: marker, MaxItems: items})
+	if err != nil {
+		return err
+	}
+	return c.json(http.StatusOK, configurations("Versions", page))
+}
+
+type routing struct{ AdditionalVersionWeights map[string]float64 }
+
+func (c *call) aliasAnswer(status int, got *functions.Alias, err error) error {
+	if err != nil {
+		return err
+	}
+	return c.json(status, alias(got))
+}
+
+func (c *call) createAlias() error {
+	ref, err := c.function()
+	if err != nil {
+		return err
+	}
+	var in struct {
+		Name, FunctionVersion, Description string
+		RoutingConfig                      *routing
+	}
+	if err := c.decode(&in); err != nil {
+		return err
+	}
+	req := functions.CreateAliasRequest{Function: ref.FunctionName, Name: in.Name, Version: in.FunctionVersion, Description: in.Description}
+	if in.RoutingConfig != nil {
+		req.Weights = in.RoutingConfig.AdditionalVersionWeights
+	}
+	got, err := c.Functions.CreateAlias(c.ctx, req)
+	return c.aliasAnswer(http.StatusCreated, got, err)
+}
+
+// aliasRef reads the alias that the path names.
+func (c *call) aliasRef() (lambent.FunctionRef, error) {
+	ref, err := c.function()
+	ref.Qualifier = c.labels["Name"]
+	return ref, err
+}
+
+func (c *call) getAlias() error {
+	ref, err := c.aliasRef()
+	if err != nil {
+		return err
+	}
+	got, err := c.Functions.GetAlias(c.ctx, ref)
+	return c.aliasAnswer(http.StatusOK, got, err)
+}
+
+func (c *call) updateAlias() error {
+	ref, err := c.aliasRef()
+	if err != nil {
+		return err
+	}
+	var in struct {
+		FunctionVersion, Description *string
+		RoutingConfig                *routing
+		RevisionId                   string
+	}
+	if err := c.decode(&in); err != nil {
+		return err
+	}
+	req := functions.UpdateAliasRequest{Function: ref.FunctionName, Name: ref.Qualifier, Version: in.FunctionVersion, Description: in.Description, RevisionID: in.RevisionId}
+	if in.RoutingConfig != nil {
+		req.Weights = &in.RoutingConfig.AdditionalVersionWeights
+	}
+	got, err := c.Functions.UpdateAlias(c.ctx, req)
+	return c.aliasAnswer(http.StatusOK, got, err)
+}
+
+func (c *call) deleteAlias() error {
+	ref, err := c.aliasRef()
+	if err != nil {
+		return err
+	}
+	if err := c.Functions.DeleteAlias(c.ctx, ref); err != nil {
+		return err
+	}
+	return c.empty(http.StatusNoContent)
+}
+
+func (c *call) listAliases() error {
+	ref, err := c.function()
+	if err != nil {
+		return err
+	}
+	marker, items, err := c.page()
+	if err != nil {
+		return err
+	}
+	page, err := c.Functions.ListAliases(c.ctx, functions.ListAliasesRequest{Function: ref.FunctionName, Version: c.r.URL.Query().Get("FunctionVersion"),
+		Marker: marker, MaxItems: items})
+	if err != nil {
+		return err
+	}
+	list := make([]map[string]any, len(page.Aliases))
+	for i := range page.Aliases {
+		list[i] = alias(&page.Aliases[i])
+	}
+	body := map[string]any{"Aliases": list}
+	if page.NextMarker != "" {
+		body["NextMarker"] = page.NextMarker
+	}
+	return c.json(http.StatusOK, body)
+}
+
+func (c *call) putFunctionConcurrency() error {
+	ref, err := c.function()
+	if err != nil {
+		return err
+	}
+	var in struct{ ReservedConcurrentExecutions *int }
+	if err := c.decode(&in); err != nil {
+		return err
+	}
+	switch {
+	case in.ReservedConcurrentExecutions == nil:
+		return invalidNull("reservedConcurrentExecutions")
+	case *in.ReservedConcurrentExecutions < 0:
+		return invalid(strconv.Itoa(*in.ReservedConcurrentExecutions), "reservedConcurrentExecutions", "Member must have value greater than or equal to 0")
+	}
+	got, err := c.Functions.PutFunctionConcurrency(c.ctx, ref.FunctionName, *in.ReservedConcurrentExecutions)
+	if err != nil {
+		return err
+	}
+	return c.json(http.StatusOK, map[string]int{"ReservedConcurrentExecutions": got})
+}
+
+func invalidNull(member string) error {
+	return lambent.Errorf(lambent.Validation, "1 validation error detected: Value null at '%s' failed to satisfy constraint: Member must not be null", member)
+}
+
+func (c *call) getFunctionConcurrency() error {
+	ref, err := c.function()
+	if err != nil {
+		return err
+	}
+	got, err := c.Functions.GetFunctionConcurrency(c.ctx, ref.FunctionName)
+	if err != nil {
+		return err
+	}
+	body := map[string]int{}
+	if got != nil {
+		body["ReservedConcurrentExecutions"] = *got
+	}
+	return c.json(http.StatusOK, body)
+}
+
+func (c *call) deleteFunctionConcurrency() error {
+	ref, err := c.function()
+	if err != nil {
+		return err
+	}
+	if err := c.Functions.DeleteFunctionConcurrency(c.ctx, ref.FunctionName); err != nil {
+		return err
+	}
+	return c.empty(http.StatusNoContent)
+}
+
+func (c *call) getAccountSettings() error {
+	s, err := c.Functions.GetAccountSettings(c.ctx, c.who.Account)
+	if err != nil {
+		return err
+	}
+	return c.json(http.StatusOK, map[string]any{
+		"AccountLimit": map[string]any{"TotalCodeSize": s.TotalCodeLimit, "CodeSizeUnzipped": s.CodeUnzippedLimit, "CodeSizeZipped": s.CodeZippedLimit,
+			"ConcurrentExecutions": s.ConcurrencyLimit, "UnreservedConcurrentExecutions": s.UnreservedConcurrency},
+		"AccountUsage": map[string]any{"TotalCodeSize": s.TotalCodeUsed, "FunctionCount": s.FunctionCount},
+	})
+}
+
+// tagged reads the function that an ARN in the path names.
+func (c *call) tagged() (lambent.FunctionRef, error) { return c.reference(c.labels["Resource"], "") }
+
+func (c *call) tagResource() error {
+	ref, err := c.tagged()
+	if err != nil {
+		return err
+	}
+	var in struct{ Tags map[string]string }
+	if err := c.decode(&in); err != nil {
+		return err
+	}
+	if in.Tags == nil {
+		return invalidNull("tags")
+	}
+	if err := c.Functions.TagResource(c.ctx, ref, in.Tags); err != nil {
+		return err
+	}
+	return c.empty(http.StatusNoContent)
+}
+
+func (c *call) untagResource() error {
+	ref, err := c.tagged()
+	if err != nil {
+		return err
+	}
+	keys := c.r.URL.Query()["tagKeys"]
+	if len(keys) == 0 {
+		return invalidNull("tagKeys")
+	}
+	if err := c.Functions.UntagResource(c.ctx, ref, keys); err != nil {
+		return err
+	}
+	return c.empty(http.StatusNoContent)
+}
+
+func (c *call) listTags() error {
+	ref, err := c.tagged()
+	if err != nil {
+		return err
+	}
+	tags, err := c.Functions.ListTags(c.ctx, ref)
+	if err != nil {
+		return err
+	}
+	if tags == nil {
+		tags = map[string]string{}
+	}
+	return c.json(http.StatusOK, map[string]any{"Tags": tags})
+}
+
+// The rest are what tools ask about a function whose answer is "none", which is the truth while it cannot be set.
+
+// existing checks the function and answers a fixed body.
+func (c *call) existing(body any) error {
+	ref, err := c.function()
+	if err != nil {
+		return err
+	}
+	if _, err := c.Functions.GetFunctionConfiguration(c.ctx, ref); err != nil {
+		return err
+	}
+	return c.json(http.StatusOK, body)
+}
+
+// none checks the function and answers that it has no such thing.
+func (c *call) none(format string) error {
+	ref, err := c.function()
+	if err != nil {
+		return err
+	}
+	if _, err := c.Functions.GetFunctionConfiguration(c.ctx, ref); err != nil {
+		return err
+	}
+	arn := ref.ARN(c.Region)
+	if ref.Qualifier != "" {
+		arn += ":" + ref.Qualifier
+	}
+	return &lambent.Error{Code: lambent.NotFound, Message: format + arn}
+}
+
+func (c *call) getPolicy() error { return c.none("No policy is associated with the given resource: ") }
+func (c *call) getFunctionEventInvokeConfig() error {
+	return c.none("The function has no EventInvokeConfig: ")
+}
+func (c *call) getFunctionUrlConfig() error {
+	return c.none("The resource you requested does not exist: ")
+}
+func (c *call) getProvisionedConcurrencyConfig() error {
+	return c.none("No Provisioned Concurrency Config found for this function: ")
+}
+func (c *call) getFunctionCodeSigningConfig() error {
+	return c.existing(map[string]string{"FunctionName": c.labels["FunctionName"]})
+}
+func (c *call) getFunctionRecursionConfig() error {
+	return c.existing(map[string]string{"RecursiveLoop": "Terminate"})
+}
+func (c *call) getRuntimeManagementConfig() error {
+	ref, err := c.function()
+	if err != nil {
+		return err
+	}
+	return c.existing(map[string]string{"UpdateRuntimeOn": "Auto", "FunctionArn": ref.ARN(c.Region)})
+}
+func (c *call) listEventSourceMappings() error {
+	return c.json(http.StatusOK, map[string]any{"EventSourceMappings": []any{}})
+}
+func (c *call) listLayers() error { return c.json(http.StatusOK, map[string]any{"Layers": []any{}}) }
+func (c *call) listProvisionedConcurrencyConfigs() error {
+	return c.existing(map[string]any{"ProvisionedConcurrencyConfigs": []any{}})
+}
+func (c *call) listFunctionUrlConfigs() error {
+	return c.existing(map[string]any{"FunctionUrlConfigs": []any{}})
+}
+func (c *call) listFunctionEventInvokeConfigs() error {
+	return c.existing(map[string]any{"FunctionEventInvokeConfigs": []any{}})
+}
+
+// callerIdentity is STS GetCallerIdentity, which AWS tools ask before anything else.
+func (c *call) callerIdentity() error {
+	form, err := url.ParseQuery(string(c.body))
+	if err != nil || form.Get("Action") != "GetCallerIdentity" {
+		return errUnknownOperation
+	}
+	c.write(http.StatusOK, "text/xml", []byte(`<GetCallerIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><GetCallerIdentityResult><Arn>`+
+		c.who.ARN+`</Arn><UserId>`+c.who.AccessKeyID+`</UserId><Account>`+c.who.Account+`</Account></GetCallerIdentityResult><ResponseMetadata><RequestId>`+
+		c.id+`</RequestId></ResponseMetadata></GetCallerIdentityResponse>`))
+	return nil
+}
