@@ -167,7 +167,7 @@ func (r *runner) cold(ctx context.Context, function string) (Load, error) {
 func (r *runner) create(ctx context.Context, function, name, handler string, archive []byte) error {
 	_, err := r.client.CreateFunction(ctx, &lambda.CreateFunctionInput{
 		FunctionName: &function, Runtime: types.Runtime(name), Handler: &handler, Code: &types.FunctionCode{ZipFile: archive},
-		Role: aws.String("arn:aws:iam::000000000000:role/bench"), Timeout: aws.Int32(10), MemorySize: aws.Int32(256),
+		Role: aws.String("arn:aws:iam::000000000000:role/bench"), Timeout: aws.Int32(10), MemorySize: aws.Int32(1769),
 	})
 	if err != nil {
 		return err

@@ -8,10 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"time"
-
-	"lambent/sandbox"
 )
 
 // cpuPeriod is the period of CPU quotas. A short one makes the pauses of small functions short.
@@ -30,6 +27,7 @@ type cgroup struct {
 	whole    hierarchy
 	function hierarchy
 	freezer  *freezer
+	meters   meters
 }
 
 // functionGroup returns the directories that hold the function's processes.
@@ -213,40 +211,6 @@ func apply(limits []limit) error {
 	return nil
 }
 
-// usage reads the meters as they stand.
-func (g *cgroup) usage() (sandbox.Usage, error) {
-	if g.function.limits {
-		return usageV2(g.function.v2)
-	}
-	return usageV1(g.function.v1)
-}
-
-func usageV1(dirs map[string]string) (sandbox.Usage, error) {
-	now, err1 := readNumber(dirs["memory"], "memory.usage_in_bytes")
-	peak, err2 := readNumber(dirs["memory"], "memory.max_usage_in_bytes")
-	cpu, err3 := readNumber(dirs["cpuacct"], "cpuacct.usage")
-	processes, err4 := readNumber(dirs["pids"], "pids.current")
-	kills, err5 := oomKills(hierarchy{v1: dirs})
-	return sandbox.Usage{
-		MemoryBytes: now, PeakMemoryBytes: peak, CPU: time.Duration(cpu), OOMKills: kills, Processes: int(processes),
-	}, errors.Join(err1, err2, err3, err4, err5)
-}
-
-func usageV2(dir string) (sandbox.Usage, error) {
-	now, err1 := readNumber(dir, "memory.current")
-	peak, err2 := readNumber(dir, "memory.peak")
-	if errors.Is(err2, fs.ErrNotExist) { // before Linux 5.19
-		peak, err2 = now, nil
-	}
-	cpu, err3 := readValues(filepath.Join(dir, "cpu.stat"))
-	processes, err4 := readNumber(dir, "pids.current")
-	kills, err5 := oomKills(hierarchy{v2: dir, limits: true})
-	return sandbox.Usage{
-		MemoryBytes: now, PeakMemoryBytes: peak, CPU: time.Duration(cpu["usage_usec"]) * time.Microsecond,
-		OOMKills: kills, Processes: int(processes),
-	}, errors.Join(err1, err2, err3, err4, err5)
-}
-
 // oomKills reads how many processes the memory limit ended.
 func oomKills(function hierarchy) (int64, error) {
 	path := filepath.Join(function.v1["memory"], "memory.oom_control")
@@ -255,18 +219,6 @@ func oomKills(function hierarchy) (int64, error) {
 	}
 	values, err := readValues(path)
 	return values["oom_kill"], err
-}
-
-func readNumber(dir, name string) (int64, error) {
-	text, err := os.ReadFile(filepath.Join(dir, name))
-	if err != nil {
-		return 0, fmt.Errorf("cgroup: %w", err)
-	}
-	n, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
-	if err != nil {
-		return 0, fmt.Errorf("cgroup: %s: %w", name, err)
-	}
-	return n, nil
 }
 
 // resetPeak starts the measuring of peak memory anew, where the kernel can: v1 only.
@@ -282,6 +234,7 @@ func (g *cgroup) remove(ctx context.Context) error {
 	if g.freezer != nil {
 		g.freezer.close()
 	}
+	g.meters.close()
 	var all []error
 	for _, dir := range g.whole.directories() {
 		all = append(all, removeTree(ctx, dir))

@@ -154,17 +154,17 @@ func TestUsageV2(t *testing.T) {
 		"memory.events": "low 0\nhigh 0\nmax 7\noom 5\noom_kill 4\noom_group_kill 0\n",
 	}
 	want := sandbox.Usage{MemoryBytes: 1000, PeakMemoryBytes: 2000, CPU: 1500 * time.Microsecond, OOMKills: 4, Processes: 3}
-	got, err := usageV2(fakeTree(t, files))
+	got, err := usageOf(fakeTree(t, files))
 	if err != nil || got != want {
 		t.Errorf("usage is %+v, %v", got, err)
 	}
 	delete(files, "memory.peak")
 	want.PeakMemoryBytes = 1000
-	if got, err = usageV2(fakeTree(t, files)); err != nil || got != want {
+	if got, err = usageOf(fakeTree(t, files)); err != nil || got != want {
 		t.Errorf("usage on an older kernel is %+v, %v", got, err)
 	}
 	delete(files, "memory.current")
-	if _, err := usageV2(fakeTree(t, files)); err == nil {
+	if _, err := usageOf(fakeTree(t, files)); err == nil {
 		t.Error("usage without a meter has no error")
 	}
 }
@@ -236,4 +236,11 @@ func FuzzCgroupText(f *testing.F) {
 		}
 		parseValues(own)
 	})
+}
+
+// usageOf reads the meters of a v2 cgroup once.
+func usageOf(dir string) (sandbox.Usage, error) {
+	g := cgroup{function: hierarchy{v2: dir, limits: true}}
+	defer g.meters.close()
+	return g.usage()
 }
