@@ -119,13 +119,22 @@ func (r *runner) runtime(ctx context.Context, name string, result *Result) error
 	if err := r.create(ctx, function, name, handler, archive); err != nil {
 		return err
 	}
-	defer r.client.DeleteFunction(context.WithoutCancel(ctx), &lambda.DeleteFunctionInput{FunctionName: &function})
-	loads, err := r.each(ctx, "warm invoke, "+name, r.invokeCalls(ctx, function))
+	defer func() {
+		if _, err := r.client.DeleteFunction(context.WithoutCancel(ctx), &lambda.DeleteFunctionInput{FunctionName: &function}); err != nil {
+			fmt.Fprintf(r.Progress, "delete %s: %v\n", function, err)
+		}
+	}()
+	answer, err := r.firstAnswer(ctx, function)
+	if err != nil {
+		return err
+	}
+	calls := r.invokeCalls(ctx, function, answer)
+	loads, err := r.each(ctx, "warm invoke, "+name, calls)
 	if err != nil {
 		return err
 	}
 	result.Warm[name] = loads
-	cold, err := r.cold(ctx, function)
+	cold, err := r.cold(ctx, function, calls)
 	if err != nil {
 		return err
 	}
@@ -135,12 +144,9 @@ func (r *runner) runtime(ctx context.Context, name string, result *Result) error
 }
 
 // cold invokes a function after each change of its configuration, which makes a sandbox of the new revision necessary.
-func (r *runner) cold(ctx context.Context, function string) (Load, error) {
-	run := 0
-	factory := r.invokeCalls(ctx, function)
+func (r *runner) cold(ctx context.Context, function string, factory func() (call, func(), error)) (Load, error) {
 	var took []time.Duration
-	for range r.ColdStarts {
-		run++
+	for run := range r.ColdStarts {
 		env := &types.Environment{Variables: map[string]string{"RUN": fmt.Sprint(run)}}
 		if _, err := r.client.UpdateFunctionConfiguration(ctx, &lambda.UpdateFunctionConfigurationInput{FunctionName: &function, Environment: env}); err != nil {
 			return Load{}, err
@@ -162,6 +168,20 @@ func (r *runner) cold(ctx context.Context, function string) (Load, error) {
 		}
 	}
 	return summary(took), nil
+}
+
+// firstAnswer invokes a function once. Each runtime writes JSON with spaces of its own, and all later answers must be like
+// this one.
+func (r *runner) firstAnswer(ctx context.Context, function string) ([]byte, error) {
+	out, err := r.client.Invoke(ctx, &lambda.InvokeInput{FunctionName: &function, Payload: r.event})
+	if err != nil {
+		return nil, err
+	}
+	var compact bytes.Buffer
+	if err := json.Compact(&compact, out.Payload); err != nil || !bytes.Equal(compact.Bytes(), r.event) {
+		return nil, fmt.Errorf("the echo function answered %.200q", out.Payload)
+	}
+	return out.Payload, nil
 }
 
 func (r *runner) create(ctx context.Context, function, name, handler string, archive []byte) error {
@@ -207,7 +227,7 @@ func zipped(name string, content []byte, mode os.FileMode) []byte {
 
 // invokeCalls makes calls that sign as an SDK does. All clients share a request, which is signed anew each second: the
 // region verifies each one in full, and the load costs the machine as little as it can.
-func (r *runner) invokeCalls(ctx context.Context, function string) func() (call, func(), error) {
+func (r *runner) invokeCalls(ctx context.Context, function string, want []byte) func() (call, func(), error) {
 	type signed struct {
 		second int64
 		bytes  []byte
@@ -222,7 +242,7 @@ func (r *runner) invokeCalls(ctx context.Context, function string) func() (call,
 		if s := current.Load(); s != nil && s.second == now.Unix() {
 			return s.bytes
 		}
-		req, err := http.NewRequestWithContext(ctx, "POST", r.Endpoint+"/2015-03-31/functions/"+function+"/invocations", bytes.NewReader(r.event))
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, r.Endpoint+"/2015-03-31/functions/"+function+"/invocations", bytes.NewReader(r.event))
 		if err != nil {
 			panic(err) // the URL is ours
 		}
@@ -236,7 +256,7 @@ func (r *runner) invokeCalls(ctx context.Context, function string) func() (call,
 		current.Store(&signed{now.Unix(), buf.Bytes()})
 		return buf.Bytes()
 	}
-	return func() (call, func(), error) { return httpCall(addr, next, r.event) }
+	return func() (call, func(), error) { return httpCall(addr, next, want) }
 }
 
 func round(d time.Duration) string {

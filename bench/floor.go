@@ -26,7 +26,9 @@ func ServeEcho(ctx context.Context, out io.Writer) error {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}
-		w.Write(body)
+		if _, err := w.Write(body); err != nil {
+			return // the client is gone
+		}
 	}), ReadHeaderTimeout: 10 * time.Second}
 	stop := context.AfterFunc(ctx, func() { server.Close() })
 	defer stop()
@@ -77,7 +79,9 @@ func (b *bareLoop) next(w http.ResponseWriter, r *http.Request) {
 		h.Set("Lambda-Runtime-Deadline-Ms", fmt.Sprint(time.Now().Add(3*time.Second).UnixMilli()))
 		h.Set("Lambda-Runtime-Invoked-Function-Arn", "arn:aws:lambda:us-east-1:000000000000:function:echo")
 		h.Set("Content-Type", "application/json")
-		w.Write(event)
+		if _, err := w.Write(event); err != nil {
+			return // the process is gone
+		}
 	case <-r.Context().Done():
 	}
 }
@@ -109,9 +113,10 @@ func (b *bareLoop) invoke(ctx context.Context, event []byte) ([]byte, error) {
 }
 
 func (b *bareLoop) close() {
-	b.process.Process.Kill()
-	b.process.Wait()
-	b.server.Close()
+	// The process is ended by force and the server by closing it: neither's error says anything new.
+	_ = b.process.Process.Kill()
+	_ = b.process.Wait()
+	_ = b.server.Close()
 }
 
 // bareCalls gives each client a loop of its own.

@@ -177,18 +177,31 @@ func (h hierarchy) memoryLimits(bytes int64) []limit {
 	}
 }
 
-// cpuLimits returns the files that limit CPU time to a number of virtual CPUs.
+// cpuLimits returns the files that limit CPU time to a number of virtual CPUs, and that share a host which has too few of
+// them in proportion.
 func (h hierarchy) cpuLimits(vcpu float64) []limit {
 	quota := time.Duration(vcpu * float64(cpuPeriod))
 	quota = max(quota, minCPUQuota)
 	quotaText, periodText := strconv.FormatInt(quota.Microseconds(), 10), strconv.FormatInt(cpuPeriod.Microseconds(), 10)
 	if h.limits {
-		return []limit{{file: filepath.Join(h.v2, "cpu.max"), value: quotaText + " " + periodText}}
+		return append(h.cpuShare(vcpu), limit{file: filepath.Join(h.v2, "cpu.max"), value: quotaText + " " + periodText})
 	}
-	return []limit{
-		{file: filepath.Join(h.v1["cpu"], "cpu.cfs_period_us"), value: periodText},
-		{file: filepath.Join(h.v1["cpu"], "cpu.cfs_quota_us"), value: quotaText},
+	return append(h.cpuShare(vcpu),
+		limit{file: filepath.Join(h.v1["cpu"], "cpu.cfs_period_us"), value: periodText},
+		limit{file: filepath.Join(h.v1["cpu"], "cpu.cfs_quota_us"), value: quotaText})
+}
+
+// sharesPerVCPU is what the kernel gives to a process outside of any cgroup.
+const sharesPerVCPU = 1024
+
+// cpuShare returns the file that weighs a cgroup against its siblings.
+func (h hierarchy) cpuShare(vcpu float64) []limit {
+	shares := min(max(int(vcpu*sharesPerVCPU), 2), 262144) // the kernel's bounds
+	if h.limits {
+		weight := 1 + (shares-2)*9999/262142 // as container runtimes convert them
+		return []limit{{file: filepath.Join(h.v2, "cpu.weight"), value: strconv.Itoa(weight)}}
 	}
+	return []limit{{file: filepath.Join(h.v1["cpu"], "cpu.shares"), value: strconv.Itoa(shares)}}
 }
 
 // processLimits returns the file that limits processes and threads.

@@ -105,14 +105,14 @@ func content(t *testing.T, dir string) map[string]string {
 }
 
 func TestLimitsV2(t *testing.T) {
-	dir := fakeTree(t, map[string]string{"memory.max": "", "memory.swap.max": "", "cpu.max": "", "pids.max": ""})
+	dir := fakeTree(t, map[string]string{"memory.max": "", "memory.swap.max": "", "cpu.max": "", "cpu.weight": "", "pids.max": ""})
 	h := hierarchy{v2: dir, limits: true}
 	for _, limits := range [][]limit{h.memoryLimits(128 << 20), h.cpuLimits(0.5), h.processLimits(1024)} {
 		if err := apply(limits); err != nil {
 			t.Fatal(err)
 		}
 	}
-	want := map[string]string{"memory.max": "134217728", "memory.swap.max": "0", "cpu.max": "10000 20000", "pids.max": "1024"}
+	want := map[string]string{"memory.max": "134217728", "memory.swap.max": "0", "cpu.max": "10000 20000", "cpu.weight": "20", "pids.max": "1024"}
 	if diff := cmp.Diff(want, content(t, dir)); diff != "" {
 		t.Error(diff)
 	}
@@ -132,16 +132,16 @@ func TestLimitsV2(t *testing.T) {
 
 func TestCPULimits(t *testing.T) {
 	for _, test := range []struct {
-		vcpu float64
-		want string
+		vcpu         float64
+		weight, want string
 	}{
-		{128.0 / 1769, "1447 20000"},
-		{0.001, "1000 20000"}, // the kernel takes no less
-		{1, "20000 20000"},
-		{5.788, "115760 20000"},
+		{128.0 / 1769, "3", "1447 20000"},
+		{0.001, "1", "1000 20000"}, // the kernel takes no less
+		{1, "39", "20000 20000"},
+		{5.788, "226", "115760 20000"},
 	} {
 		got := hierarchy{v2: "x", limits: true}.cpuLimits(test.vcpu)
-		if len(got) != 1 || got[0].value != test.want {
+		if len(got) != 2 || got[0].value != test.weight || got[1].value != test.want {
 			t.Errorf("%v vCPU are %+v instead of %s", test.vcpu, got, test.want)
 		}
 	}

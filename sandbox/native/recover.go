@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"time"
 
@@ -44,7 +45,8 @@ func (d *Driver) openCgroups() error {
 	}
 	d.cgroups = mine
 	for range parentAttempts {
-		err = errors.Join(tree.make(), tree.delegate(""), mine.make(), mine.delegate(""))
+		err = errors.Join(tree.make(), tree.delegate(""), mine.make(), mine.delegate(""), apply(tree.cpuShare(hostShare())),
+			apply(mine.cpuShare(hostShare())))
 		if !errors.Is(err, fs.ErrNotExist) {
 			break
 		}
@@ -289,3 +291,7 @@ func (g *cgroup) thawForGood() error {
 	}
 	return nil
 }
+
+// hostShare is what all sandboxes together weigh against the host's other processes, in virtual CPUs. Left alone they would
+// weigh as much as one thread.
+func hostShare() float64 { return 2 * float64(runtime.NumCPU()) }
