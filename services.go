@@ -144,6 +144,7 @@ type WorkerState struct {
 	Health WorkerHealth
 	Grants int // sandboxes granted
 	Expiry time.Time
+	Short  bool // a sandbox found no room, and this worker lacked least: managers give up what is idle there
 }
 
 // Worker is one host: the authority on its own sandboxes.

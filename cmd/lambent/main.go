@@ -28,6 +28,8 @@ const (
 
 // CLI is the command line.
 type CLI struct {
+	Up      UpCmd      `cmd:"" help:"Run a region on this host."`
+	Bench   BenchCmd   `cmd:"" help:"Measure a region of its own on this host, beside floors of the same run."`
 	Env     EnvCmd     `cmd:"" help:"Print the environment variables that point AWS clients at the region."`
 	Deploy  DeployCmd  `cmd:"" help:"Create or update a function from a directory or a zip archive."`
 	Invoke  InvokeCmd  `cmd:"" help:"Invoke a function and print what it answers."`
