@@ -3,7 +3,6 @@
 package sigv4
 
 import (
-	"bytes"
 	"crypto/hmac"
 	"crypto/sha256"
 	"crypto/subtle"
@@ -25,7 +24,6 @@ const (
 	maxSkew = 5 * time.Minute
 	// maxExpiry is the longest life of a presigned URL.
 	maxExpiry = 7 * 24 * time.Hour
-	unsigned  = "UNSIGNED-PAYLOAD"
 )
 
 // Error is a refusal, by AWS's name for it.
@@ -78,12 +76,13 @@ type claim struct {
 type Identity struct {
 	AccessKeyID string
 	Service     string
-	// BodySHA256 is the lower-case hex digest that the body has to have; empty when the signature leaves the body open.
-	BodySHA256 string
+	BodySHA256  string // lower-case hex digest that the body has to have
 }
 
-// Verify checks a request's signature and time. The body is not read: when BodySHA256 of the request is not signed as a
-// header, bodySum is called for the digest of the body.
+// Verify checks a request's signature and time; a refusal is an *Error. When the body's digest is signed as a header, the
+// body is not asked for: the caller then compares it with Identity.BodySHA256. Else bodySum is called for its lower-case hex
+// digest, after all that can be checked without the body, so that only a caller who knows an access key ID gets a body read.
+// An error of bodySum is returned as it is.
 func (v *Verifier) Verify(r *http.Request, bodySum func() (string, error)) (Identity, error) {
 	c, query, err := parse(r)
 	if err != nil {
@@ -99,22 +98,17 @@ func (v *Verifier) Verify(r *http.Request, bodySum func() (string, error)) (Iden
 	if err := v.checkTime(r, c); err != nil {
 		return Identity{}, err
 	}
+	if err := checkHeaders(r, c); err != nil {
+		return Identity{}, err
+	}
 	payload, err := payloadHash(r, c, bodySum)
 	if err != nil {
 		return Identity{}, err
 	}
-	canonical, err := canonicalRequest(r, c, query, payload)
-	if err != nil {
-		return Identity{}, err
-	}
-	if !v.matches(c, secret, canonical) {
+	if !v.matches(c, secret, canonicalRequest(r, c, query, payload)) {
 		return Identity{}, refuse(Invalid, "The request signature we calculated does not match the signature you provided. Check your AWS Secret Access Key and signing method. Consult the service documentation for details.")
 	}
-	id := Identity{AccessKeyID: c.key, Service: c.service, BodySHA256: payload}
-	if payload == unsigned {
-		id.BodySHA256 = ""
-	}
-	return id, nil
+	return Identity{AccessKeyID: c.key, Service: c.service, BodySHA256: payload}, nil
 }
 
 // parse reads the signature from the Authorization header or, for a presigned request, from the query. The query is returned
@@ -144,18 +138,14 @@ func parseHeader(header string) (claim, error) {
 		return c, refuse(Incomplete, "Authorization header requires 'Credential' parameter. Authorization header requires 'Signature' parameter. Authorization header requires 'SignedHeaders' parameter.")
 	}
 	var credential, signed string
+	parts := map[string]*string{"Credential": &credential, "SignedHeaders": &signed, "Signature": &c.signature}
 	for part := range strings.SplitSeq(rest, ",") {
 		name, value, _ := strings.Cut(strings.TrimSpace(part), "=")
-		switch name {
-		case "Credential":
-			credential = value
-		case "SignedHeaders":
-			signed = value
-		case "Signature":
-			c.signature = value
-		default:
+		into := parts[name]
+		if into == nil || *into != "" {
 			return c, refuse(Incomplete, "'%s' not a valid key=value pair (missing equal-sign) in Authorization header.", clip(part))
 		}
+		*into = value
 	}
 	var missing []string
 	for _, need := range [][2]string{{"Credential", credential}, {"Signature", c.signature}, {"SignedHeaders", signed}} {
@@ -224,19 +214,16 @@ func (v *Verifier) checkTime(r *http.Request, c claim) error {
 	return nil
 }
 
-// payloadHash is the body's digest as it was signed.
+// payloadHash is the body's digest as it was signed. Only S3 takes bodies that are not signed.
 func payloadHash(r *http.Request, c claim, bodySum func() (string, error)) (string, error) {
-	given := r.Header.Get("X-Amz-Content-Sha256")
-	switch {
-	case c.presigned && (given == unsigned || given == "" && c.service == "s3"):
-		return unsigned, nil
-	case given != "" && slices.Contains(c.headers, "x-amz-content-sha256"):
-		if len(given) != 64 {
-			return "", refuse(Invalid, "x-amz-content-sha256 must be the hex SHA-256 of the body.")
-		}
-		return given, nil
+	given := r.Header["X-Amz-Content-Sha256"]
+	if len(given) == 0 {
+		return bodySum()
 	}
-	return bodySum()
+	if sum, err := hex.DecodeString(given[0]); len(given) > 1 || err != nil || len(sum) != sha256.Size || given[0] != strings.ToLower(given[0]) {
+		return "", refuse(Invalid, "x-amz-content-sha256 must be the lower-case hex SHA-256 of the body.")
+	}
+	return given[0], nil
 }
 
 func (v *Verifier) matches(c claim, secret string, canonical []byte) bool {
@@ -289,8 +276,21 @@ func (v *Verifier) key(scope, secret string, c claim) *signingKey {
 	return k
 }
 
-// canonicalRequest builds what was signed. All headers that AWS requires to be signed have to be.
-func canonicalRequest(r *http.Request, c claim, query []string, payload string) ([]byte, error) {
+// checkHeaders finds headers that AWS requires to be signed and that are not.
+func checkHeaders(r *http.Request, c claim) error {
+	if !slices.Contains(c.headers, "host") {
+		return refuse(Invalid, "'Host' or ':authority' must be a 'SignedHeader' in the AWS Authorization.")
+	}
+	for name := range r.Header {
+		if len(name) > 6 && strings.EqualFold(name[:6], "x-amz-") && !slices.Contains(c.headers, strings.ToLower(name)) {
+			return refuse(Invalid, "'%s' must be a 'SignedHeader' in the AWS Authorization.", clip(name))
+		}
+	}
+	return nil
+}
+
+// canonicalRequest builds what was signed.
+func canonicalRequest(r *http.Request, c claim, query []string, payload string) []byte {
 	b := make([]byte, 0, 1024)
 	b = append(b, r.Method...)
 	b = append(b, '\n')
@@ -298,14 +298,6 @@ func canonicalRequest(r *http.Request, c claim, query []string, payload string) 
 	b = append(b, '\n')
 	b = appendQuery(b, query)
 	b = append(b, '\n')
-	if !slices.Contains(c.headers, "host") {
-		return nil, refuse(Invalid, "'Host' or ':authority' must be a 'SignedHeader' in the AWS Authorization.")
-	}
-	for name := range r.Header {
-		if len(name) > 6 && strings.EqualFold(name[:6], "x-amz-") && !slices.Contains(c.headers, strings.ToLower(name)) {
-			return nil, refuse(Invalid, "'%s' must be a 'SignedHeader' in the AWS Authorization.", clip(name))
-		}
-	}
 	for _, name := range c.headers {
 		b = append(b, name...)
 		b = append(b, ':')
@@ -327,7 +319,7 @@ func canonicalRequest(r *http.Request, c claim, query []string, payload string) 
 	b = append(b, '\n')
 	b = append(b, strings.Join(c.headers, ";")...)
 	b = append(b, '\n')
-	return append(b, payload...), nil
+	return append(b, payload...)
 }
 
 // appendPath appends the path as it was sent, encoded once more, as all services but S3 do.
@@ -393,13 +385,15 @@ func appendEscaped(b []byte, s string, slash bool) []byte {
 	return b
 }
 
-// appendTrimmed appends a header's value without white space around it, and with one space for each run inside.
+// appendTrimmed appends a header's value without spaces around it, and with one space for each run inside.
 func appendTrimmed(b []byte, value string) []byte {
-	value = strings.TrimSpace(value)
-	if !strings.Contains(value, "  ") {
-		return append(b, value...)
+	value = strings.Trim(value, " \t")
+	for i := range len(value) {
+		if value[i] != ' ' || value[i-1] != ' ' {
+			b = append(b, value[i])
+		}
 	}
-	return append(b, bytes.Join(bytes.Fields([]byte(value)), []byte(" "))...)
+	return b
 }
 
 func clip(s string) string { return s[:min(len(s), 100)] }
