@@ -24,9 +24,17 @@ import (
 	"lambent"
 	"lambent/runtimes"
 	"lambent/sandbox"
+	"lambent/sandbox/native"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	native.MaybeInit()
+	goleak.VerifyTestMain(testMain{m})
+}
+
+type testMain struct{ m *testing.M }
+
+func (m testMain) Run() int { return runTests(m.m) }
 
 // fakeDriver runs functions as goroutines that speak the Runtime API over loopback.
 type fakeDriver struct {
