@@ -101,7 +101,6 @@ func TestFind(t *testing.T) {
 		return identity{Language: "python", Version: version, Prefix: prefix, Library: prefix + "/lib/python" + majorMinor(version), Platform: "lib"}
 	}
 	h := newFakeHost(t, map[string]string{
-		"usr/bin/python3.30":                                     program,
 		"usr/bin/python3.8":                                      "#!/bin/sh\nexit 1\n", // a shim
 		"user/.pyenv/versions/3.28.2/bin/python3.28":             program,
 		"user/.pyenv/versions/3.28.10/bin/python3.28":            program,
@@ -215,6 +214,7 @@ func TestParseIdentity(t *testing.T) {
 		{"v20\n", "", ""},
 		{"vnext.1.2\n", "", ""},
 		{"3.11.7\n/opt/py\n/opt/py/lib/python3.11\nlib\ncpython\n", "python3.11", "3.11.7"},
+		{"3.99.0\n/opt/py\n/opt/py/lib/python3.99\nlib\ncpython\n", "", ""},
 		{"3.7.16\n/opt/py\n/opt/py/lib/python3.7\nlib\ncpython\n", "", ""},
 		{"3.10.14\n/opt/py\n/opt/py/lib\nlib\npypy\n", "", ""},
 		{"3.11.7\npy\n/opt/py/lib/python3.11\nlib\ncpython\n", "", ""},

@@ -291,6 +291,36 @@ func TestNodeInitialisation(t *testing.T) {
 	}
 }
 
+// What is different since Node.js 24: TypeScript is loaded, and callbacks are gone.
+func TestNodeSince24(t *testing.T) {
+	r, found := openRegistry(t, "nodejs")
+	for _, name := range found {
+		since := compareVersions(strings.TrimPrefix(name, "nodejs"), "24") >= 0
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			refused := start(t, r, function{runtime: name, handler: "index.handler", files: map[string]string{
+				"index.js": "exports.handler = (event, context, callback) => callback(null, 1)"}})
+			typed := start(t, r, function{runtime: name, handler: "index.handler", files: map[string]string{
+				"index.ts": "export const handler = async (event: {x: number}): Promise<number> => event.x", "package.json": `{"type": "module"}`}})
+			if !since {
+				if got := refused.invoke(t, event{body: `{}`}); got != respond(`1`) {
+					t.Errorf("a callback: %+v", got)
+				}
+				if got := typed.posted(t); got.errorType != "Runtime.ImportModuleError" {
+					t.Errorf("TypeScript: %+v", got)
+				}
+				return
+			}
+			if got := refused.posted(t); got.path != "init/error" || got.errorType != "Runtime.CallbackHandlerDeprecated" {
+				t.Errorf("a callback: %+v", got)
+			}
+			if got := typed.invoke(t, event{body: `{"x": 7}`}); got != respond(`7`) {
+				t.Errorf("TypeScript: %+v", got)
+			}
+		})
+	}
+}
+
 // What nobody catches ends the process after it was reported.
 func TestNodeUncaught(t *testing.T) {
 	r, found := openRegistry(t, "nodejs")

@@ -110,7 +110,8 @@ func parseIdentity(output string) (identity, error) {
 		}
 		return identity{Language: "nodejs", Version: version}, nil
 	}
-	if len(lines) != 5 || lines[4] != "cpython" || !strings.HasPrefix(lines[0], "3.") || minor(lines[0]) < oldestPython {
+	if len(lines) != 5 || lines[4] != "cpython" || !strings.HasPrefix(lines[0], "3.") ||
+		minor(lines[0]) < oldestPython || minor(lines[0]) > newestPython {
 		return identity{}, fmt.Errorf("%q: %w", lines[0], errNotInterpreter)
 	}
 	id := identity{Language: "python", Version: lines[0], Prefix: lines[1], Library: lines[2], Platform: lines[3]}
