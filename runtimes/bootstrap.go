@@ -12,7 +12,7 @@ import (
 
 // bootstraps are the programs that speak the Runtime API, a directory per language.
 //
-//go:embed bootstrap/python/*.py bootstrap/nodejs/*.js bootstrap/nodejs/package.json
+//go:embed bootstrap/python/*.py bootstrap/nodejs/*.cjs
 var bootstraps embed.FS
 
 // bootstrapsDigest identifies the embedded content.

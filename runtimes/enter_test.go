@@ -211,7 +211,7 @@ func TestWrapper(t *testing.T) {
 		r, found := openRegistry(t, wanted)
 		f.runtime = found[len(found)-1]
 		f.env = map[string]string{"AWS_LAMBDA_EXEC_WRAPPER": "/var/task/wrapper"}
-		want := map[string]string{"python": `"/var/runtime/bootstrap.py"`, "nodejs": `"/var/runtime/index.js"`}[wanted]
+		want := map[string]string{"python": `"/var/runtime/bootstrap.py"`, "nodejs": `"/var/runtime/index.cjs"`}[wanted]
 		if got := startInside(t, r, f).invoke(t, event{body: `{}`}); got != respond(want) {
 			t.Errorf("%s: got %+v", f.runtime, got)
 		}

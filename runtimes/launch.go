@@ -54,7 +54,7 @@ func (r *Registry) launchNode(v *lambent.FunctionVersion, found interpreter) Lau
 		args = append(args, "--max-semi-space-size="+strconv.Itoa(max(1, v.MemoryMiB*5/100)),
 			"--max-old-space-size="+strconv.Itoa(v.MemoryMiB*90/100))
 	}
-	launch := r.launchInterpreter(v, found, append(args, runtimeDir+"/index.js"), env)
+	launch := r.launchInterpreter(v, found, append(args, runtimeDir+"/index.cjs"), env)
 	minor, _, _ := strings.Cut(rest, ".")
 	launch.Version = fmt.Sprintf("nodejs:%s.v%s", major, minor)
 	return r.withARN(launch, found.Key)

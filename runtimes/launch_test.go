@@ -132,7 +132,7 @@ func TestLaunchCommand(t *testing.T) {
 		{"Python with a wrapper", "python3.11", map[string]string{"AWS_LAMBDA_EXEC_WRAPPER": "/opt/w"}, "/bin/sh",
 			[]string{"sh", "-c", `exec "$0" "$@"`, "/opt/w", "/var/lang/bin/python3.11", "-u", "/var/runtime/bootstrap.py"}, nil, python, "python:3.11.v7"},
 		{"Node.js", "nodejs20.x", nil, "/var/lang/bin/node",
-			[]string{"/var/lang/bin/node", "--max-semi-space-size=51", "--max-old-space-size=921", "/var/runtime/index.js"}, nil, node, "nodejs:20.v18"},
+			[]string{"/var/lang/bin/node", "--max-semi-space-size=51", "--max-old-space-size=921", "/var/runtime/index.cjs"}, nil, node, "nodejs:20.v18"},
 		{"provided", "provided.al2023", map[string]string{"AWS_LAMBDA_EXEC_WRAPPER": "/opt/w"}, "/var/task/bootstrap", []string{"/var/task/bootstrap"},
 			[]string{"/var/task/bootstrap", "/opt/bootstrap"}, nil, "provided:al2023.v1"},
 	}

@@ -257,7 +257,9 @@ func TestNodeInitialisation(t *testing.T) {
 		status              int
 	}{
 		{"no module", "nope.handler", "", fault("Runtime.ImportModuleError", "Error: Cannot find module 'nope'\nRequire stack:\n- /var/runtime/index.mjs"), "Uncaught Exception", 129},
-		{"no dependency", "index.handler", "require('absent')", fault("Runtime.ImportModuleError", "Error: Cannot find module 'absent'\nRequire stack:\n- /var/task/index.js\n- /var/runtime/loader.js\n- /var/runtime/runtime.js\n- /var/runtime/index.js"), "Uncaught Exception", 129},
+		{"no index", "index.handler", "", fault("Runtime.ImportModuleError", "Error: Cannot find module 'index'\nRequire stack:\n- /var/runtime/index.mjs"), "Uncaught Exception", 129},
+		{"no dependency of the runtime's", "index.handler", "require('errors')", fault("Runtime.ImportModuleError", "Error: Cannot find module 'errors'\nRequire stack:\n- /var/task/index.js\n- /var/runtime/loader.cjs\n- /var/runtime/runtime.cjs\n- /var/runtime/index.cjs"), "Uncaught Exception", 129},
+		{"no dependency", "index.handler", "require('absent')", fault("Runtime.ImportModuleError", "Error: Cannot find module 'absent'\nRequire stack:\n- /var/task/index.js\n- /var/runtime/loader.cjs\n- /var/runtime/runtime.cjs\n- /var/runtime/index.cjs"), "Uncaught Exception", 129},
 		{"no handler", "index.handler", "exports.x = 1", fault("Runtime.HandlerNotFound", "index.handler is undefined or not exported"), "Uncaught Exception", 129},
 		{"no function", "index.handler", "exports.handler = 1", fault("Runtime.HandlerNotFound", "index.handler is not a function"), "Uncaught Exception", 129},
 		{"bad name", "index", "", fault("Runtime.MalformedHandlerName", "Bad handler"), "Uncaught Exception", 129},
@@ -271,7 +273,11 @@ func TestNodeInitialisation(t *testing.T) {
 		for _, c := range cases {
 			t.Run(name+"/"+c.name, func(t *testing.T) {
 				t.Parallel()
-				p := start(t, r, function{runtime: name, handler: c.handler, files: map[string]string{"index.js": c.code}})
+				files := map[string]string{"index.js": c.code}
+				if c.code == "" {
+					files = nil
+				}
+				p := start(t, r, function{runtime: name, handler: c.handler, files: files})
 				got := p.posted(t)
 				trace := traces.FindString(got.body)
 				got.body = strings.ReplaceAll(withoutTrace(got.body), r.interpreters[name].Bootstrap, runtimeDir)

@@ -1,10 +1,10 @@
 // The life of a function's process: load the handler, then take events one by one until the process is killed.
 'use strict';
 
-const { RuntimeAPI } = require('./api.js');
-const errors = require('./errors.js');
-const { load } = require('./loader.js');
-const log = require('./console.js');
+const { RuntimeAPI } = require('./api.cjs');
+const errors = require('./errors.cjs');
+const { load } = require('./loader.cjs');
+const log = require('./console.cjs');
 
 class Runtime {
   constructor(api) {

@@ -3,7 +3,7 @@
 
 const fs = require('fs');
 const util = require('util');
-const errors = require('./errors.js');
+const errors = require('./errors.cjs');
 
 const LEVELS = ['TRACE', 'DEBUG', 'INFO', 'WARN', 'ERROR', 'FATAL'];
 const state = { requestId: undefined };

@@ -5,7 +5,7 @@ const fs = require('fs');
 const path = require('path');
 const { createRequire } = require('module');
 const { pathToFileURL } = require('url');
-const { fault } = require('./errors.js');
+const { fault } = require('./errors.cjs');
 
 const STREAMING = Symbol.for('aws.lambda.runtime.handler.streaming');
 const major = Number(process.versions.node.split('.')[0]);
