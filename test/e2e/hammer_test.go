@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,10 +10,10 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/lambda"
 	"github.com/aws/aws-sdk-go-v2/service/lambda/types"
 )
@@ -69,7 +70,7 @@ func TestHammer(t *testing.T) {
 		if _, err := s.client.PutFunctionConcurrency(ctx, &lambda.PutFunctionConcurrencyInput{FunctionName: &f.name, ReservedConcurrentExecutions: &f.limit}); err != nil {
 			t.Fatal(err)
 		}
-		awaitLimit(t, s, f.name, f.limit)
+		awaitLimit(t, s, f.name, f.payload, f.limit)
 	}
 	var mu sync.Mutex
 	ran, throttled, failures := map[string][]interval{}, map[string]int{}, []string{}
@@ -105,6 +106,8 @@ func TestHammer(t *testing.T) {
 			t.Errorf("%s never ran", f.name)
 		case f.limit > 0 && most > int(f.limit):
 			t.Errorf("%s ran %d at once, its limit is %d", f.name, most, f.limit)
+		case most < 2:
+			t.Errorf("%s never ran two invokes at once: the test shows nothing", f.name)
 		case f.limit == 0 && throttled[f.name] > 0:
 			t.Errorf("%s has no limit and was throttled %d times", f.name, throttled[f.name])
 		}
@@ -155,7 +158,7 @@ func overlap(intervals []interval) int {
 	for _, i := range intervals {
 		edges = append(edges, edge{i[0], 1}, edge{i[1], -1})
 	}
-	slices.SortFunc(edges, func(a, b edge) int { return int(min(max(a.at-b.at, -1), 1))*2 + a.step - b.step })
+	slices.SortFunc(edges, func(a, b edge) int { return cmp.Or(cmp.Compare(a.at, b.at), cmp.Compare(a.step, b.step)) })
 	now, most := 0, 0
 	for _, e := range edges {
 		now += e.step
@@ -164,34 +167,52 @@ func overlap(intervals []interval) int {
 	return most
 }
 
-// awaitLimit waits until a limit is in force: a burst of twice its size must then meet it.
-func awaitLimit(t *testing.T, s *server, name string, limit int32) {
+// awaitLimit waits until a limit is in force: a burst of twice its size then meets it.
+func awaitLimit(t *testing.T, s *server, name, payload string, limit int32) {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
-	for time.Now().Before(deadline) {
-		out, err := s.client.GetFunctionConcurrency(t.Context(), &lambda.GetFunctionConcurrencyInput{FunctionName: &name})
-		if err == nil && aws.ToInt32(out.ReservedConcurrentExecutions) == limit {
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
+		var met atomic.Bool
+		var burst sync.WaitGroup
+		for range 2 * limit {
+			burst.Go(func() {
+				_, err := s.client.Invoke(t.Context(), &lambda.InvokeInput{FunctionName: &name, Payload: []byte(payload)})
+				var tooMany *types.TooManyRequestsException
+				if errors.As(err, &tooMany) {
+					met.Store(true)
+				}
+			})
+		}
+		burst.Wait()
+		if met.Load() {
 			return
 		}
 	}
 	t.Fatalf("the limit of %s is not in force", name)
 }
 
-// interpreters asks the binary which Python and Node.js the host has, and takes the newest.
+// interpreters reads from the data directory which Python and Node.js the region can run, and takes the newest.
 func interpreters(t *testing.T, s *server) (python, node string) {
 	t.Helper()
-	for _, word := range strings.FieldsFunc(s.output.String(), func(r rune) bool { return strings.ContainsRune(" ,\n\t()", r) }) {
+	content, err := os.ReadFile(filepath.Join(s.data, "endpoint.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var endpoint struct{ Runtimes []string }
+	if err := json.Unmarshal(content, &endpoint); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range endpoint.Runtimes {
 		switch {
-		case strings.HasPrefix(word, "python3."):
-			if len(word) > len(python) || len(word) == len(python) && word > python {
-				python = word
+		case strings.HasPrefix(name, "python3."):
+			if len(name) > len(python) || len(name) == len(python) && name > python {
+				python = name
 			}
-		case strings.HasPrefix(word, "nodejs"):
-			node = max(node, word)
+		case strings.HasPrefix(name, "nodejs"):
+			node = max(node, name)
 		}
 	}
 	if python == "" || node == "" {
-		t.Fatalf("the region lists no Python or no Node.js:\n%s", s.output)
+		t.Fatalf("the region lists no Python or no Node.js: %v", endpoint.Runtimes)
 	}
 	return python, node
 }

@@ -116,14 +116,14 @@ func launch(t testing.TB, data string, args ...string) *server {
 	return s
 }
 
-// awaitReady waits until the port accepts, which it does when the region serves.
+// awaitReady waits until the region answers a request, which is then a refusal.
 func (s *server) awaitReady() {
 	s.t.Helper()
 	deadline := time.Now().Add(20 * time.Second)
 	for {
-		conn, err := net.Dial("tcp", strings.TrimPrefix(s.endpoint, "http://"))
+		resp, err := http.Get(s.endpoint)
 		if err == nil {
-			conn.Close()
+			resp.Body.Close()
 			return
 		}
 		select {

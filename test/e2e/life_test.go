@@ -110,13 +110,7 @@ func TestDrain(t *testing.T) {
 		}
 		answered <- err
 	}()
-	busy := func() bool { // the function itself says when it runs: its marker is in the log
-		out, err := s.client.GetFunctionConcurrency(ctx, &lambda.GetFunctionConcurrencyInput{FunctionName: aws.String("slow")})
-		return err == nil && out != nil
-	}
-	for begin := time.Now(); time.Since(begin) < 500*time.Millisecond; {
-		busy() // keeps the connection in use while the invoke reaches its function
-	}
+	<-time.After(500 * time.Millisecond) // nothing outside tells that an invoke has reached its function
 	s.stop()
 	if err := <-answered; err != nil {
 		t.Errorf("the invoke that ran during the drain: %v", err)

@@ -54,7 +54,7 @@ func read(path string) (Answer, error) {
 	if err != nil {
 		return failed(err), nil
 	}
-	return Answer{Reached: true, Detail: string(content[:min(len(content), 2000)])}, nil
+	return Answer{Reached: len(content) > 0, Detail: string(content[:min(len(content), 2000)])}, nil // what is masked is empty
 }
 
 // walk looks for a file of the given name anywhere.
@@ -153,7 +153,8 @@ func fill(string) (Answer, error) {
 func socket(kind string) (Answer, error) {
 	kinds := map[string][3]int{
 		"raw": {syscall.AF_INET, syscall.SOCK_RAW, syscall.IPPROTO_ICMP}, "packet": {syscall.AF_PACKET, syscall.SOCK_RAW, 0x300},
-		"netlink": {syscall.AF_NETLINK, syscall.SOCK_RAW, 0}, "vsock": {40, syscall.SOCK_STREAM, 0},
+		"uevent": {syscall.AF_NETLINK, syscall.SOCK_RAW, syscall.NETLINK_KOBJECT_UEVENT}, "audit": {syscall.AF_NETLINK, syscall.SOCK_RAW, syscall.NETLINK_AUDIT},
+		"vsock": {40, syscall.SOCK_STREAM, 0},
 	}
 	k, ok := kinds[kind]
 	if !ok {
