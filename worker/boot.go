@@ -90,13 +90,14 @@ func (e *environment) setVCPU(vcpu float64) {
 
 // watch notes a process's end.
 func (e *environment) watch(p *process) {
-	defer close(p.ended)
 	exit, err := p.Wait(e.context)
 	if err != nil { // the environment is being destroyed
 		exit = sandbox.Exit{Signal: 9}
 	}
 	p.exit = exit
 	e.api.Interrupt()
+	close(p.ended)
+	e.freezeIfIdle() // what it has left behind is ended
 }
 
 // ended is why the Runtime API says that the process has ended.

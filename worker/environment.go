@@ -26,8 +26,8 @@ import (
 //	                                 v
 //	                             retired ---> destroyed
 //
-// Invariants: request, version and box never change; epoch never decreases; from begin to end one goroutine, the invoke's, owns
-// the processes (process, metering, initial), and in between nobody touches them but to freeze and thaw.
+// Invariants: request, version and box never change; epoch never decreases; the processes (process, meter, initial) are owned from
+// begin to end by one goroutine, the invoke's, and in between by who holds mu.
 type environment struct {
 	worker  *Worker
 	request lambent.StartRequest
@@ -55,6 +55,7 @@ type environment struct {
 	event   runtimeapi.Event
 
 	usedBytes atomic.Int64 // of memory, when last looked at
+	lookedAt  atomic.Int64 // Unix nanoseconds
 
 	mu       sync.Mutex
 	phase    lambent.SandboxPhase
@@ -63,6 +64,7 @@ type environment struct {
 	retired  bool   // no invoke begins any more
 	frozen   bool
 	lastUsed time.Time
+	overdue  time.Time // when the runtime has to have asked for its next event
 	freezer  *time.Timer
 	calm     chan struct{} // closed when no invoke runs any more, after retire; nil: nobody asked
 	destroy  func() error  // once
@@ -124,7 +126,7 @@ func (e *environment) begin(invoke *lambent.WorkerInvoke) error {
 	if e.frozen {
 		if err := e.box.Thaw(); err != nil {
 			e.retired = true
-			e.worker.discardLater(e, err)
+			e.worker.failed(e, err)
 			return lambent.Wrap(lambent.SandboxGone, err, "The sandbox %s could not be thawed", e.request.Sandbox)
 		}
 		e.frozen = false
@@ -138,14 +140,15 @@ func (e *environment) gone(why string) error {
 	return lambent.Errorf(lambent.SandboxGone, "The sandbox %s cannot run the invoke: %s", e.request.Sandbox, why)
 }
 
-// end gives the environment back after an invoke or its start. usable is false when it must be destroyed.
-func (e *environment) end(now time.Time, usable bool) {
+// end gives the environment back after an invoke or its start. The runtime has time until overdue to ask for its next event.
+// usable is false when the environment must be destroyed.
+func (e *environment) end(now, overdue time.Time, usable bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.phase == lambent.SandboxBusy {
 		e.worker.busy.Add(-1)
 	}
-	e.phase, e.lastUsed = lambent.SandboxIdle, now
+	e.phase, e.lastUsed, e.overdue = lambent.SandboxIdle, now, overdue
 	e.retired = e.retired || !usable
 	if e.retired {
 		if e.calm != nil {
@@ -167,18 +170,30 @@ func (e *environment) runtimeReady() {
 	}
 }
 
-// freezeIfIdle freezes an idle environment, if its runtime waits for an event. If it does not yet, runtimeReady follows.
+// freezeIfIdle freezes an idle environment. A runtime that has not asked for its next event yet runs on, but no longer than the
+// invoke before was allowed to; then, or when it has ended by itself, all its processes are ended.
 func (e *environment) freezeIfIdle() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.phase != lambent.SandboxIdle || e.retired || e.frozen || !e.api.Ready() {
+	if e.phase != lambent.SandboxIdle || e.retired || e.frozen || e.process == nil {
 		return
 	}
-	if err := e.box.Freeze(); err != nil {
-		e.worker.logger.Warn("a sandbox could not be frozen", "sandbox", string(e.request.Sandbox), "error", err)
+	ready := e.api.Ready()
+	if left := time.Until(e.overdue); !ready && left > 0 && !e.process.dead() {
+		e.freezer.Reset(left)
 		return
 	}
-	e.frozen = true
+	var err error
+	if ready && !e.process.dead() {
+		err = e.box.Freeze()
+		e.frozen = err == nil
+	} else {
+		err = e.reset()
+	}
+	if err != nil {
+		e.retired = true
+		e.worker.failed(e, err)
+	}
 }
 
 // retire lets no further invoke begin.
@@ -252,9 +267,17 @@ func (e *environment) destroyNow() error {
 	return nil
 }
 
+// failed destroys an environment that has failed outside of an invoke, and tells its manager.
+func (w *Worker) failed(e *environment, cause error) {
+	w.spawn(func() {
+		w.discard(e, cause)
+		w.tell(e.request.Manager, []lambent.SandboxID{e.request.Sandbox})
+	})
+}
+
 // discard destroys an environment that has failed.
 func (w *Worker) discard(e *environment, cause error) {
-	w.logger.Error("a sandbox has failed and is replaced", "sandbox", string(e.request.Sandbox), "error", errors.Join(cause, w.destroy(e)))
+	w.logger.Error("a sandbox has failed and is destroyed", "sandbox", string(e.request.Sandbox), "error", errors.Join(cause, w.destroy(e)))
 }
 
 // meter holds a sandbox's meters. Reading them costs dozens of microseconds, so that short invokes in a row share a reading.
@@ -283,6 +306,30 @@ func (e *environment) measure(now time.Time, due bool) {
 	}
 	m.share = max(0, usage.CPU-m.cpu) / time.Duration(m.invokes)
 	m.read, m.cpu, m.invokes = now, usage.CPU, 0
+	e.lookedAt.Store(now.UnixNano())
 	m.peakMiB = int(min((max(usage.PeakMemoryBytes, usage.MemoryBytes)+1<<20-1)>>20, int64(e.version.MemoryMiB)))
 	e.usedBytes.Store(usage.MemoryBytes)
+}
+
+// lookAgain is how old the memory that heartbeats tell of may be.
+const lookAgain = 2 * time.Second
+
+// lookAtMemory reads the memory of an environment that has not been looked at for long: it may be in a long invoke.
+func (e *environment) lookAtMemory(now time.Time) bool {
+	if now.UnixNano()-e.lookedAt.Load() < int64(lookAgain) {
+		return false
+	}
+	e.mu.Lock()
+	running := !e.frozen && !e.retired && e.phase != lambent.SandboxStarting
+	e.mu.Unlock()
+	if !running {
+		return false
+	}
+	e.lookedAt.Store(now.UnixNano())
+	usage, err := e.box.Usage()
+	if err != nil {
+		return false // it is being destroyed
+	}
+	e.usedBytes.Store(usage.MemoryBytes)
+	return true
 }

@@ -68,6 +68,12 @@ func (d *fakeDriver) Create(_ context.Context, id string) (sandbox.Sandbox, erro
 	return b, nil
 }
 
+func (d *fakeDriver) fail(err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.failNext = err
+}
+
 func (d *fakeDriver) Recover(context.Context) error { return nil }
 func (d *fakeDriver) Close() error                  { return nil }
 
@@ -251,7 +257,7 @@ func (p *fakeProcess) post(path, body, errorType string) int {
 		return 0
 	}
 	defer response.Body.Close()
-	io.Copy(io.Discard, response.Body) //nolint:errcheck // the status is enough
+	io.Copy(io.Discard, response.Body)
 	return response.StatusCode
 }
 
@@ -441,3 +447,7 @@ func eventually(t testing.TB, what string, holds func() bool) {
 		}
 	}
 }
+
+var errBroken = errors.New("the host is broken")
+
+func quietLogger() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }

@@ -32,12 +32,12 @@ func (w *Worker) Invoke(ctx context.Context, invoke lambent.WorkerInvoke) (lambe
 	r := run{began: now, usable: true}
 	e.run(&r, &invoke)
 	if r.err != nil {
-		e.end(time.Now(), false)
+		e.end(time.Now(), time.Time{}, false)
 		w.discardLater(e, r.err)
 		return lambent.WorkerResult{Outcome: lambent.OutcomeGone}, r.lost(e)
 	}
 	result := e.result(&r)
-	e.end(r.ended, r.usable)
+	e.end(r.ended, r.deadline, r.usable)
 	if !r.usable {
 		w.discardLater(e, errUnusable)
 	}
@@ -60,6 +60,8 @@ type run struct {
 	answer       runtimeapi.Result
 	fault        *fault // instead of an answer
 	started      bool   // the START line is written
+	rebooted     bool   // the runtime was started within the invoke
+	deadline     time.Time
 	init         time.Duration
 	delivered    bool  // the function may have seen the request
 	usable       bool  // the environment can run another
@@ -76,18 +78,18 @@ func (r *run) lost(e *environment) error {
 
 // run boots the runtime if need be, hands it the event, and deals with how it ended.
 func (e *environment) run(r *run, invoke *lambent.WorkerInvoke) {
-	deadline := invoke.Deadline
-	if deadline.IsZero() {
-		deadline = r.began.Add(e.version.Timeout)
+	r.deadline = invoke.Deadline
+	if r.deadline.IsZero() {
+		r.deadline = r.began.Add(e.version.Timeout)
 	}
 	e.output.begin(invoke.Request.LogTail)
-	e.prepareEvent(invoke, deadline)
+	e.prepareEvent(invoke, r.deadline)
 	if e.process != nil && e.process.dead() {
 		r.err = e.reset()
 	}
 	for r.err == nil && r.fault == nil {
 		if e.process == nil {
-			e.reboot(r, deadline)
+			e.reboot(r)
 			continue
 		}
 		if e.exchange(r) {
@@ -99,15 +101,16 @@ func (e *environment) run(r *run, invoke *lambent.WorkerInvoke) {
 		return
 	}
 	if r.fault != nil && r.fault.status == statusTimeout {
-		r.ended = minTime(r.ended, maxTime(deadline, r.began))
+		r.ended = minTime(r.ended, maxTime(r.deadline, r.began))
 	}
 	e.settle(r)
 }
 
 // reboot starts the runtime within an invoke: its initialisation had failed, or its processes were ended.
-func (e *environment) reboot(r *run, deadline time.Time) {
+func (e *environment) reboot(r *run) {
 	began := time.Now()
-	r.fault, r.err = e.boot(deadline)
+	r.rebooted = true
+	r.fault, r.err = e.boot(r.deadline)
 	if r.fault == nil || r.err != nil {
 		return
 	}
@@ -125,7 +128,11 @@ func (e *environment) begun(r *run) {
 		r.started = true
 		now := time.Now()
 		e.line = e.journal.start(e.line[:0], now, e.event.RequestID, e.version.Key.Version)
-		e.output.system(now, e.line)
+		if r.rebooted {
+			e.output.system(now, e.line)
+		} else {
+			e.output.follow(now, e.line)
+		}
 	}
 }
 

@@ -56,11 +56,26 @@ func (w *Worker) keepLease() {
 	}
 }
 
+// looksPerBeat bounds how many sandboxes a heartbeat looks at.
+const looksPerBeat = 16
+
+// lookAtMemory brings what is known of the sandboxes' memory up to date, a few at a time.
+func (w *Worker) lookAtMemory(now time.Time) {
+	looks := 0
+	w.environments.Range(func(_, value any) bool {
+		if value.(*environment).lookAtMemory(now) {
+			looks++
+		}
+		return looks < looksPerBeat
+	})
+}
+
 // heartbeat tells placement of this worker, and renews the lease.
 func (w *Worker) heartbeat() {
 	ctx, cancel := context.WithTimeout(w.work, max(time.Second, 4*w.options.HeartbeatEvery))
 	defer cancel()
 	sent := time.Now()
+	w.lookAtMemory(sent)
 	granted, err := w.options.Placement.Heartbeat(ctx, w.status())
 	if err != nil {
 		if w.work.Err() == nil {

@@ -37,11 +37,14 @@ type output struct {
 	recording    bool
 	dropped      int
 	droppedBytes int
-	raw          syscall.RawConn // of the process's pipe; nil: none
+	raw          syscall.RawConn  // of the process's pipe; nil: none
+	empty        func(fd uintptr) // emptyLocked, kept so that calling it costs no allocation
 }
 
 func newOutput(stream *logstore.Stream, json bool, buffers *sync.Pool) *output {
-	return &output{stream: stream, json: json, buffers: buffers}
+	o := &output{stream: stream, json: json, buffers: buffers}
+	o.empty = o.emptyLocked
+	return o
 }
 
 // attach takes a process's output, and reads it to its end in the background. ended is called after that.
@@ -125,16 +128,19 @@ func (o *output) drainLocked() {
 		return
 	}
 	// An error means that the pipe was closed just now, by the reader at its end.
-	o.raw.Control(func(fd uintptr) { //nolint:errcheck // see above
-		left, err := unix.IoctlGetInt(int(fd), unix.TIOCINQ)
-		for err == nil && left > 0 {
-			var n int
-			if n, err = o.takeLocked(int(fd), left); n == 0 {
-				return
-			}
-			left -= n
+	o.raw.Control(o.empty) //nolint:errcheck // see above
+}
+
+// emptyLocked reads as much as is in the pipe when it begins.
+func (o *output) emptyLocked(fd uintptr) {
+	left, err := unix.IoctlGetInt(int(fd), unix.TIOCINQ)
+	for err == nil && left > 0 {
+		var n int
+		if n, err = o.takeLocked(int(fd), left); n == 0 {
+			return
 		}
-	})
+		left -= n
+	}
 }
 
 // acceptLocked splits text into lines.
@@ -230,6 +236,17 @@ func (o *output) system(now time.Time, events ...[]byte) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.drainLocked()
+	o.systemLocked(now, events...)
+}
+
+// follow adds an event of the platform just after begin, when the function cannot have written anything yet.
+func (o *output) follow(now time.Time, event []byte) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.systemLocked(now, event)
+}
+
+func (o *output) systemLocked(now time.Time, events ...[]byte) {
 	o.endLineLocked(now)
 	for _, e := range events {
 		if len(e) > 0 {

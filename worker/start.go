@@ -57,7 +57,8 @@ func (w *Worker) Start(ctx context.Context, request lambent.StartRequest) error 
 
 // available makes a started environment ready for claims, unless it was stopped meanwhile.
 func (e *environment) available(w *Worker) error {
-	e.end(time.Now(), true)
+	now := time.Now()
+	e.end(now, now, true)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.retired || w.draining.Load() {

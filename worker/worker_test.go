@@ -696,3 +696,57 @@ func TestSpecAndEnvironment(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// A runtime that answers and never asks for the next event does not run on for ever.
+func TestRuntimeThatDoesNotComeBack(t *testing.T) {
+	var boots atomic.Int64
+	h := newHarness(t, func(p *fakeProcess) sandbox.Exit {
+		if boots.Add(1) == 1 {
+			p.answer(p.next(), "1")
+			<-p.ctx.Done()
+			return sandbox.Exit{}
+		}
+		return serve(echo)(p)
+	}, nil)
+	h.version.Timeout = 200 * time.Millisecond
+	h.start("s")
+	box := h.worker.find("s").box.(*fakeBox)
+	if result := h.invoke("s", "{}"); string(result.Response.Payload) != "1" {
+		t.Errorf("%s", result.Response.Payload)
+	}
+	eventually(t, "its processes are ended", func() bool { return box.kills.Load() == 1 })
+	if result := h.invoke("s", "2"); string(result.Response.Payload) != "2" || boots.Load() != 2 {
+		t.Errorf("%s after %d boots", result.Response.Payload, boots.Load())
+	}
+}
+
+// What a runtime that has ended leaves behind is ended as well, before the next invoke.
+func TestRuntimeThatEndsIdle(t *testing.T) {
+	h := newHarness(t, func(p *fakeProcess) sandbox.Exit {
+		e := p.next()
+		if e == nil {
+			return sandbox.Exit{}
+		}
+		p.answer(e, "1")
+		return sandbox.Exit{Code: 1}
+	}, func(o *Options) { o.FreezeAfter = time.Hour })
+	h.start("s")
+	box := h.worker.find("s").box.(*fakeBox)
+	h.invoke("s", "{}")
+	eventually(t, "its processes are ended", func() bool { return box.kills.Load() == 1 })
+	if result := h.invoke("s", "{}"); string(result.Response.Payload) != "1" {
+		t.Errorf("%s", result.Response.Payload)
+	}
+}
+
+// A caller's deadline that comes before the function's timeout is kept.
+func TestDeadline(t *testing.T) {
+	h := newHarness(t, serve(func(p *fakeProcess, _ *fakeEvent) string { <-p.ctx.Done(); return "" }), nil)
+	h.start("s")
+	request := h.request("s", "{}")
+	request.Deadline = time.Now().Add(50 * time.Millisecond)
+	result, err := h.worker.Invoke(t.Context(), request)
+	if err != nil || result.Duration > time.Second || !strings.Contains(string(result.Response.Payload), "timed out") {
+		t.Errorf("%+v %v", result, err)
+	}
+}

@@ -313,9 +313,9 @@ func FuzzBlock(f *testing.F) {
 	f.Add(block[blockPrefix:])
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, data []byte) {
-		readBlock(bytes.NewReader(data))                                                                //nolint:errcheck // it must not panic
-		decodeBlock(data, func(_, _ int64, _ string, message []byte) bool { return len(message) < 10 }) //nolint:errcheck // it must not panic
-		parseID(string(data))                                                                           //nolint:errcheck // it must not panic
+		readBlock(bytes.NewReader(data))
+		decodeBlock(data, func(_, _ int64, _ string, message []byte) bool { return len(message) < 10 })
+		parseID(string(data))
 	})
 }
 

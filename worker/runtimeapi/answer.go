@@ -70,7 +70,7 @@ func (c *conn) begin() error {
 		no = s.admitRequestLocked(kind, id)
 	}
 	if no == nil && len(c.head.responseMode) > 0 && !equalFold(c.head.responseMode, "streaming") {
-		no = &refusalMode
+		no = refusalMode
 	}
 	c.work = work{kind: kind, refusal: no, began: true}
 	if no == nil && kind != getNext {
@@ -86,7 +86,7 @@ func (s *Server) admitRequestLocked(kind endpoint, id []byte) *refusal {
 	switch kind {
 	case postResponse, postError:
 		if s.current == nil || s.current.id != string(id) {
-			return &refusalID
+			return refusalID
 		}
 		if s.phase != invoking || s.receiving != nil {
 			return refusalState(s.phase, "InvocationResponse")
@@ -102,7 +102,7 @@ func (s *Server) admitRequestLocked(kind endpoint, id []byte) *refusal {
 // tellTooLarge completes the event before all of its answer has been read.
 func (c *conn) tellTooLarge() {
 	c.work.told = true
-	c.work.refusal = &refusalTooMuch
+	c.work.refusal = refusalTooMuch
 	kind := c.work.kind
 	c.work.body.data = nil
 	s := c.server
@@ -178,7 +178,7 @@ func (s *Server) take(c *conn) *refusal {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.receiving != c { // Reset came in between
-		return &refusalID
+		return refusalID
 	}
 	s.receiving = nil
 	switch {

@@ -37,7 +37,7 @@ func start(t testing.TB, program, address string) {
 	}
 	t.Cleanup(func() {
 		process.Process.Kill()
-		process.Wait() //nolint:errcheck // it was killed
+		process.Wait()
 	})
 }
 
@@ -144,7 +144,7 @@ func netHTTPLoop(b *testing.B) (func([]byte) []byte, string) {
 	}
 	server := &http.Server{Handler: mux}
 	var done sync.WaitGroup
-	done.Go(func() { server.Serve(listener) }) //nolint:errcheck // it was closed
+	done.Go(func() { server.Serve(listener) })
 	b.Cleanup(func() { server.Close(); done.Wait() })
 	return func(event []byte) []byte { events <- event; return <-answers }, listener.Addr().String()
 }

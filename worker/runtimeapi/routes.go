@@ -24,7 +24,7 @@ func route(method, path []byte) (kind endpoint, id []byte, refusal *refusal) {
 	case kind == unknown:
 		return unknown, nil, notFound(path)
 	case string(method) != verb:
-		return unknown, nil, &refusal405
+		return unknown, nil, refusal405
 	}
 	return kind, id, nil
 }
@@ -63,10 +63,10 @@ type refusal struct {
 
 // The refusals that do not depend on the request.
 var (
-	refusal405     = refusal{405, apiError("MethodNotAllowed", "this path has another method")}
-	refusalID      = refusal{400, apiError("InvalidRequestID", "Invalid request ID")}
-	refusalMode    = refusal{400, apiError("InvalidFunctionResponseMode", "Lambda-Runtime-Function-Response-Mode is streaming or absent")}
-	refusalTooMuch = refusal{413, apiError("RequestEntityTooLarge",
+	refusal405     = &refusal{405, apiError("MethodNotAllowed", "this path has another method")}
+	refusalID      = &refusal{400, apiError("InvalidRequestID", "Invalid request ID")}
+	refusalMode    = &refusal{400, apiError("InvalidFunctionResponseMode", "Lambda-Runtime-Function-Response-Mode is streaming or absent")}
+	refusalTooMuch = &refusal{413, apiError("RequestEntityTooLarge",
 		fmt.Sprintf("Exceeded maximum allowed payload size (%d bytes).", maxBody))}
 )
 

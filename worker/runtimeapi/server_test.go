@@ -463,9 +463,9 @@ func TestConcurrentMisuse(t *testing.T) {
 					return
 				}
 				texts := []string{post("invocation/a/response", "evil"), next, "GARBAGE\r\n\r\n", post("init/error", "{}")}
-				io.WriteString(conn, texts[i]) //nolint:errcheck // the server may close it
+				io.WriteString(conn, texts[i])
 				conn.SetReadDeadline(time.Now().Add(5 * time.Millisecond))
-				io.Copy(io.Discard, conn) //nolint:errcheck // the server may close it
+				io.Copy(io.Discard, conn)
 				conn.Close()
 			}
 		})
