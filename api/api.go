@@ -6,8 +6,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
-	"io"
 	"log/slog"
 	"net/http"
 	"strconv"
@@ -18,14 +16,6 @@ import (
 	"lambent"
 	"lambent/api/sigv4"
 	"lambent/functions"
-)
-
-// Bounds of request bodies in bytes.
-const (
-	maxBody       = 70167211 // CreateFunction and UpdateFunctionCode, as Lambda says
-	maxSmallBody  = 1 << 20
-	largeBodies   = 4 // request bodies over maxSmallBody that are held at once
-	nanosPerMilli = 1_000_000
 )
 
 // Options are what the API needs. All but Logger are required.
@@ -44,7 +34,8 @@ type Options struct {
 type handler struct {
 	Options
 	verifier *sigv4.Verifier
-	large    chan struct{} // a place for each large body
+	routes   router
+	bodies   bodies
 }
 
 // New makes the API's handler.
@@ -52,7 +43,7 @@ func New(o Options) http.Handler {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
-	h := &handler{Options: o, large: make(chan struct{}, largeBodies)}
+	h := &handler{Options: o, routes: newRouter(), bodies: newBodies()}
 	h.verifier = &sigv4.Verifier{Region: o.Region, Secret: func(id string) (string, bool) {
 		secret, _, ok := o.Credentials(id)
 		return secret, ok
@@ -69,9 +60,10 @@ type call struct {
 	id      string // request ID
 	who     lambent.Principal
 	service string
-	op      *operation
-	labels  map[string]string
+	op      *operation // nil: no such route
+	labels  labels
 	body    []byte
+	release func() // gives up the place of a large body; nil: none is held
 }
 
 // ServeHTTP implements http.Handler.
@@ -103,86 +95,55 @@ func (c *call) finish(err error) {
 
 // serve authenticates and routes. A caller without a valid signature learns nothing, not even which routes exist.
 func (c *call) serve() error {
-	c.op, c.labels = route(c.r)
-	limit := int64(maxSmallBody)
-	if c.op != nil && c.op.maxBody > 0 {
-		limit = c.op.maxBody
-	}
-	release, err := c.readBody(limit)
-	if err != nil {
+	c.op, c.labels = c.routes.find(c.r)
+	defer c.giveBack()
+	if err := c.authenticate(); err != nil {
 		return err
 	}
-	defer release()
-	id, err := c.verifier.Verify(c.r, func() (string, error) { return bodySum(c.body), nil })
-	if err != nil {
-		return err
-	}
-	if id.BodySHA256 != "" && c.r.Header.Get("X-Amz-Content-Sha256") != "" && id.BodySHA256 != bodySum(c.body) {
-		return &sigv4.Error{Type: sigv4.Invalid, Message: "The provided 'x-amz-content-sha256' header does not match what was computed."}
-	}
-	_, c.who, _ = c.Credentials(id.AccessKeyID)
-	c.service = id.Service
-	if target := c.r.Header.Get("X-Amz-Target"); target != "" {
-		return c.logsOperation(target)
-	}
-	if c.op == nil {
-		if c.r.Method == http.MethodPost && c.r.URL.Path == "/" && id.Service == "sts" {
-			return c.callerIdentity()
-		}
+	switch {
+	case c.op == nil && c.r.URL.Path == "/" && c.r.Method == http.MethodPost && c.service == "sts":
+		return c.callerIdentity()
+	case c.op == nil && c.r.URL.Path == "/" && c.r.Method == http.MethodPost && c.service == "logs":
+		return c.logsOperation(c.r.Header.Get("X-Amz-Target"))
+	case c.op == nil:
 		return errUnknownOperation
-	}
-	if id.Service != "lambda" {
+	case c.service != "lambda":
 		return &sigv4.Error{Type: sigv4.Invalid, Message: "Credential should be scoped to correct service: 'lambda'. "}
 	}
 	return c.op.run(c)
 }
 
+// authenticate verifies the signature and reads the body: after the signature when that covers a digest of the body, else in
+// the midst of it.
+func (c *call) authenticate() error {
+	read := false
+	id, err := c.verifier.Verify(c.r, func() (string, error) {
+		read = true
+		err := c.readBody()
+		return bodySum(c.body), err
+	})
+	if err != nil {
+		return err
+	}
+	if !read {
+		if err := c.readBody(); err != nil {
+			return err
+		}
+		if id.BodySHA256 != bodySum(c.body) {
+			return &sigv4.Error{Type: sigv4.Invalid, Message: "The provided 'x-amz-content-sha256' header does not match what was computed."}
+		}
+	}
+	if len(c.body) <= lambent.MaxRequestBytes {
+		c.giveBack() // a function may run for long, and the limits of concurrency bound what is held meanwhile
+	}
+	_, c.who, _ = c.Credentials(id.AccessKeyID)
+	c.service = id.Service
+	return nil
+}
+
 func bodySum(body []byte) string {
 	sum := sha256.Sum256(body)
 	return hex.EncodeToString(sum[:])
-}
-
-// readBody reads the whole body up to a limit. Large bodies wait for one of a few places, so that memory stays bounded.
-func (c *call) readBody(limit int64) (release func(), err error) {
-	release = func() {}
-	length := c.r.ContentLength
-	tooLarge := func() error {
-		c.w.Header().Set("Connection", "close")
-		name := "request"
-		if c.op != nil {
-			name = c.op.name
-		}
-		return lambent.Errorf(lambent.TooLarge, "Request must be smaller than %d bytes for the %s operation", limit, name)
-	}
-	if length > limit {
-		return release, tooLarge()
-	}
-	if length > maxSmallBody || length < 0 && limit > maxSmallBody {
-		select {
-		case c.large <- struct{}{}:
-			release = func() { <-c.large }
-		case <-c.ctx.Done():
-			return release, lambent.Wrap(lambent.Unavailable, c.ctx.Err(), "The request ended before it was read.")
-		}
-	}
-	if length >= 0 {
-		c.body = make([]byte, length)
-		_, err = io.ReadFull(c.r.Body, c.body)
-	} else {
-		c.body, err = io.ReadAll(io.LimitReader(c.r.Body, limit+1))
-	}
-	if err == nil && int64(len(c.body)) > limit {
-		err = tooLarge()
-	}
-	if err != nil {
-		release()
-		release = func() {}
-		if e := (*lambent.Error)(nil); errors.As(err, &e) {
-			return release, err
-		}
-		return release, lambent.Wrap(lambent.InvalidContent, err, "Could not read the request body.")
-	}
-	return release, nil
 }
 
 // json answers a status and a body.

@@ -43,13 +43,37 @@ var shapes = map[lambent.Code]shape{
 	lambent.NotImplemented:      {"NotImplementedException", 501, "Message", false},
 }
 
+// The errors that only some operations have.
+var (
+	serialization = shape{"SerializationException", 400, "Message", false}
+	noProvisioned = shape{"ProvisionedConcurrencyConfigNotFoundException", 404, "message", true}
+)
+
+// modelError is an error of one of these shapes.
+type modelError struct {
+	shape
+	message string
+}
+
+// Error returns the message.
+func (e *modelError) Error() string { return e.message }
+
 // errUnknownOperation is the answer to a route that Lambda does not have.
 var errUnknownOperation = errors.New("unknown operation")
+
+func (s shape) body(message string) map[string]any {
+	body := map[string]any{s.field: message}
+	if s.user {
+		body["Type"] = "User"
+	}
+	return body
+}
 
 // fail answers an error. Causes go to the log, never to the caller.
 func (c *call) fail(err error) {
 	var refused *sigv4.Error
 	var known *lambent.Error
+	var model *modelError
 	switch {
 	case errors.As(err, &refused):
 		status := http.StatusForbidden
@@ -59,6 +83,8 @@ func (c *call) fail(err error) {
 		c.error(refused.Type, status, map[string]any{"message": refused.Message})
 	case errors.Is(err, errUnknownOperation):
 		c.error("UnknownOperationException", http.StatusNotFound, map[string]any{"Message": "Unable to determine service/operation name to be authorized"})
+	case errors.As(err, &model):
+		c.error(model.name, model.status, model.body(model.message))
 	case errors.As(err, &known):
 		c.known(known)
 	default:
@@ -75,10 +101,7 @@ func (c *call) known(e *lambent.Error) {
 	if s.status >= 500 && e.Err != nil {
 		c.Logger.Error("a request failed", "request", c.id, "error", e)
 	}
-	body := map[string]any{s.field: e.Message}
-	if s.user {
-		body["Type"] = "User"
-	}
+	body := s.body(e.Message)
 	if e.Reason != "" {
 		body["Reason"] = string(e.Reason)
 	}

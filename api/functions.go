@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 
 	"lambent"
 	"lambent/functions"
@@ -24,7 +25,16 @@ func (c *call) createFunction() error {
 	if err := c.decode(&in); err != nil {
 		return err
 	}
-	ref, err := c.reference(in.FunctionName, "")
+	var v violations
+	v.required("functionName", in.FunctionName)
+	v.required("role", in.Role)
+	v.present("code", in.Code != nil)
+	v.given("packageType", in.PackageType)
+	v.settable(&in.settable)
+	if err := v.err(); err != nil {
+		return err
+	}
+	ref, err := c.reference(*in.FunctionName, "")
 	if err != nil {
 		return err
 	}
@@ -66,11 +76,14 @@ func (c *call) getFunctionConfiguration() error {
 func (c *call) page() (marker string, items int, err error) {
 	query := c.r.URL.Query()
 	if text := query.Get("MaxItems"); text != "" {
-		if items, err = strconv.Atoi(text); err != nil || items < 1 || items > 10_000 {
-			return "", 0, invalid(text, "maxItems", "Member must have value greater than or equal to 1")
+		if items, err = strconv.Atoi(text); err != nil {
+			return "", 0, &modelError{serialization, "STRING_VALUE can not be converted to Integer at 'MaxItems'"}
 		}
+		var v violations
+		v.number("maxItems", &items)
+		err = v.err()
 	}
-	return query.Get("Marker"), items, nil
+	return query.Get("Marker"), items, err
 }
 
 func configurations(name string, page functions.ConfigurationPage) map[string]any {
@@ -93,7 +106,9 @@ func (c *call) listFunctions() error {
 	query := c.r.URL.Query()
 	version := query.Get("FunctionVersion")
 	if version != "" && version != "ALL" {
-		return invalid(version, "functionVersion", "Member must satisfy enum value set: [ALL]")
+		var v violations
+		v.add("'"+version+"'", "functionVersion", "Member must satisfy enum value set: [ALL]")
+		return v.err()
 	}
 	page, err := c.Functions.ListFunctions(c.ctx, functions.ListFunctionsRequest{Account: c.who.Account, MasterRegion: query.Get("MasterRegion"),
 		AllVersions: version == "ALL", Marker: marker, MaxItems: items})
@@ -134,6 +149,12 @@ func (c *call) updateFunctionConfiguration() error {
 	if err := c.decode(&in); err != nil {
 		return err
 	}
+	var v violations
+	v.text("role", in.Role)
+	v.settable(&in.settable)
+	if err := v.err(); err != nil {
+		return err
+	}
 	got, err := c.Functions.UpdateFunctionConfiguration(c.ctx, functions.UpdateFunctionConfigurationRequest{Function: ref.FunctionName,
 		Settable: in.domain(), RevisionID: in.RevisionId})
 	return c.answer(http.StatusOK, got, err)
@@ -160,6 +181,11 @@ func (c *call) publishVersion() error {
 		Description            *string
 	}
 	if err := c.decode(&in); err != nil {
+		return err
+	}
+	var v violations
+	v.text("description", in.Description)
+	if err := v.err(); err != nil {
 		return err
 	}
 	got, err := c.Functions.PublishVersion(c.ctx, functions.PublishVersionRequest{Function: ref.FunctionName, CodeSHA256: in.CodeSha256,
@@ -198,13 +224,21 @@ func (c *call) createAlias() error {
 		return err
 	}
 	var in struct {
-		Name, FunctionVersion, Description string
-		RoutingConfig                      *routing
+		Name, FunctionVersion *string
+		Description           string
+		RoutingConfig         *routing
 	}
 	if err := c.decode(&in); err != nil {
 		return err
 	}
-	req := functions.CreateAliasRequest{Function: ref.FunctionName, Name: in.Name, Version: in.FunctionVersion, Description: in.Description}
+	var v violations
+	v.required("name", in.Name)
+	v.required("functionVersion", in.FunctionVersion)
+	v.given("description", in.Description)
+	if err := v.err(); err != nil {
+		return err
+	}
+	req := functions.CreateAliasRequest{Function: ref.FunctionName, Name: *in.Name, Version: *in.FunctionVersion, Description: in.Description}
 	if in.RoutingConfig != nil {
 		req.Weights = in.RoutingConfig.AdditionalVersionWeights
 	}
@@ -215,8 +249,13 @@ func (c *call) createAlias() error {
 // aliasRef reads the alias that the path names.
 func (c *call) aliasRef() (lambent.FunctionRef, error) {
 	ref, err := c.function()
-	ref.Qualifier = c.labels["Name"]
-	return ref, err
+	if err != nil {
+		return ref, err
+	}
+	ref.Qualifier = c.labels.get("Name")
+	var v violations
+	v.text("name", &ref.Qualifier)
+	return ref, v.err()
 }
 
 func (c *call) getAlias() error {
@@ -239,6 +278,12 @@ func (c *call) updateAlias() error {
 		RevisionId                   string
 	}
 	if err := c.decode(&in); err != nil {
+		return err
+	}
+	var v violations
+	v.text("functionVersion", in.FunctionVersion)
+	v.text("description", in.Description)
+	if err := v.err(); err != nil {
 		return err
 	}
 	req := functions.UpdateAliasRequest{Function: ref.FunctionName, Name: ref.Qualifier, Version: in.FunctionVersion, Description: in.Description, RevisionID: in.RevisionId}
@@ -294,11 +339,11 @@ func (c *call) putFunctionConcurrency() error {
 	if err := c.decode(&in); err != nil {
 		return err
 	}
-	switch {
-	case in.ReservedConcurrentExecutions == nil:
-		return invalidNull("reservedConcurrentExecutions")
-	case *in.ReservedConcurrentExecutions < 0:
-		return invalid(strconv.Itoa(*in.ReservedConcurrentExecutions), "reservedConcurrentExecutions", "Member must have value greater than or equal to 0")
+	var v violations
+	v.present("reservedConcurrentExecutions", in.ReservedConcurrentExecutions != nil)
+	v.number("reservedConcurrentExecutions", in.ReservedConcurrentExecutions)
+	if err := v.err(); err != nil {
+		return err
 	}
 	got, err := c.Functions.PutFunctionConcurrency(c.ctx, ref.FunctionName, *in.ReservedConcurrentExecutions)
 	if err != nil {
@@ -307,8 +352,11 @@ func (c *call) putFunctionConcurrency() error {
 	return c.json(http.StatusOK, map[string]int{"ReservedConcurrentExecutions": got})
 }
 
+// invalidNull is the error of a member that is missing.
 func invalidNull(member string) error {
-	return lambent.Errorf(lambent.Validation, "1 validation error detected: Value null at '%s' failed to satisfy constraint: Member must not be null", member)
+	var v violations
+	v.present(member, false)
+	return v.err()
 }
 
 func (c *call) getFunctionConcurrency() error {
@@ -351,7 +399,15 @@ func (c *call) getAccountSettings() error {
 }
 
 // tagged reads the function that an ARN in the path names.
-func (c *call) tagged() (lambent.FunctionRef, error) { return c.reference(c.labels["Resource"], "") }
+func (c *call) tagged() (lambent.FunctionRef, error) {
+	resource := c.labels.get("Resource")
+	if !strings.HasPrefix(resource, "arn:") {
+		var v violations
+		v.add("'"+resource+"'", "resource", "Member must satisfy regular expression pattern: "+taggable)
+		return lambent.FunctionRef{}, v.err()
+	}
+	return c.reference(resource, "")
+}
 
 func (c *call) tagResource() error {
 	ref, err := c.tagged()
@@ -403,46 +459,57 @@ func (c *call) listTags() error {
 
 // The rest are what tools ask about a function whose answer is "none", which is the truth while it cannot be set.
 
-// existing checks the function and answers a fixed body.
-func (c *call) existing(body any) error {
+// exists answers an error unless the function exists.
+func (c *call) exists() error {
 	ref, err := c.function()
 	if err != nil {
 		return err
 	}
-	if _, err := c.Functions.GetFunctionConfiguration(c.ctx, ref); err != nil {
+	_, err = c.Functions.GetFunctionConfiguration(c.ctx, ref)
+	return err
+}
+
+// existing checks the function and answers a fixed body.
+func (c *call) existing(body any) error {
+	if err := c.exists(); err != nil {
 		return err
 	}
 	return c.json(http.StatusOK, body)
 }
 
-// none checks the function and answers that it has no such thing.
-func (c *call) none(format string) error {
+// missing answers that there is no such thing, with a message made from the function's ARN.
+func (c *call) missing(message func(arn string) error) error {
 	ref, err := c.function()
 	if err != nil {
-		return err
-	}
-	if _, err := c.Functions.GetFunctionConfiguration(c.ctx, ref); err != nil {
 		return err
 	}
 	arn := ref.ARN(c.Region)
 	if ref.Qualifier != "" {
 		arn += ":" + ref.Qualifier
 	}
-	return &lambent.Error{Code: lambent.NotFound, Message: format + arn}
+	return message(arn)
 }
 
-func (c *call) getPolicy() error { return c.none("No policy is associated with the given resource: ") }
-func (c *call) getFunctionEventInvokeConfig() error {
-	return c.none("The function has no EventInvokeConfig: ")
+// noResource is what Lambda says of policies and function URLs, also of a function that does not exist.
+func noResource(string) error {
+	return lambent.Errorf(lambent.NotFound, "The resource you requested does not exist.")
 }
-func (c *call) getFunctionUrlConfig() error {
-	return c.none("The resource you requested does not exist: ")
+
+func (c *call) getPolicy() error            { return c.missing(noResource) }
+func (c *call) getFunctionUrlConfig() error { return c.missing(noResource) }
+func (c *call) getFunctionEventInvokeConfig() error {
+	return c.missing(func(arn string) error {
+		return lambent.Errorf(lambent.NotFound, "The function %s doesn't have an EventInvokeConfig", arn)
+	})
 }
 func (c *call) getProvisionedConcurrencyConfig() error {
-	return c.none("No Provisioned Concurrency Config found for this function: ")
+	if err := c.exists(); err != nil {
+		return err
+	}
+	return &modelError{noProvisioned, "No Provisioned Concurrency Config found for this function"}
 }
 func (c *call) getFunctionCodeSigningConfig() error {
-	return c.existing(map[string]string{"FunctionName": c.labels["FunctionName"]})
+	return c.existing(map[string]string{"FunctionName": c.labels.get("FunctionName")})
 }
 func (c *call) getFunctionRecursionConfig() error {
 	return c.existing(map[string]string{"RecursiveLoop": "Terminate"})
@@ -457,7 +524,12 @@ func (c *call) getRuntimeManagementConfig() error {
 func (c *call) listEventSourceMappings() error {
 	return c.json(http.StatusOK, map[string]any{"EventSourceMappings": []any{}})
 }
-func (c *call) listLayers() error { return c.json(http.StatusOK, map[string]any{"Layers": []any{}}) }
+func (c *call) listLayers() error {
+	if c.r.URL.Query().Get("find") == "LayerVersion" {
+		return lambent.Errorf(lambent.NotImplemented, "Lambent does not support GetLayerVersionByArn yet.")
+	}
+	return c.json(http.StatusOK, map[string]any{"Layers": []any{}})
+}
 func (c *call) listProvisionedConcurrencyConfigs() error {
 	return c.existing(map[string]any{"ProvisionedConcurrencyConfigs": []any{}})
 }

@@ -20,19 +20,8 @@ func (c *call) invoke() error {
 	header := c.r.Header
 	req := lambent.InvokeRequest{RequestID: c.id, Caller: c.who, Function: ref, Type: lambent.InvocationType(header.Get("X-Amz-Invocation-Type")),
 		TraceID: header.Get("X-Amzn-Trace-Id"), TenantID: header.Get("X-Amz-Tenant-Id"), Payload: c.body}
-	switch req.Type {
-	case "":
-		req.Type = lambent.RequestResponse
-	case lambent.RequestResponse, lambent.Event, lambent.DryRun:
-	default:
-		return invalid(string(req.Type), "invocationType", "Member must satisfy enum value set: [Event, RequestResponse, DryRun]")
-	}
-	switch log := header.Get("X-Amz-Log-Type"); log {
-	case "", "None":
-	case "Tail":
-		req.LogTail = true
-	default:
-		return invalid(log, "logType", "Member must satisfy enum value set: [None, Tail]")
+	if err := checkInvoke(&req, header.Get("X-Amz-Log-Type")); err != nil {
+		return err
 	}
 	if req.ClientContext, err = clientContext(header.Get("X-Amz-Client-Context")); err != nil {
 		return err
@@ -42,6 +31,19 @@ func (c *call) invoke() error {
 		return err
 	}
 	return c.invoked(req.Type, &resp)
+}
+
+// checkInvoke judges the headers of an invoke and completes it.
+func checkInvoke(req *lambent.InvokeRequest, logType string) error {
+	var v violations
+	v.given("invocationType", string(req.Type))
+	v.given("logType", logType)
+	v.given("tenantId", req.TenantID)
+	if req.Type == "" {
+		req.Type = lambent.RequestResponse
+	}
+	req.LogTail = logType == "Tail"
+	return v.err()
 }
 
 func clientContext(text string) (string, error) {

@@ -7,33 +7,63 @@ import (
 	"lambent"
 )
 
+const maxReference = 256 // characters of a function's name, partial ARN or ARN where a qualifier may be in it
+
 var (
-	functionPattern  = regexp.MustCompile(`^(arn:(aws[a-zA-Z-]*)?:lambda:)?([a-z]{2}(-gov)?(-iso[a-z]?)?-[a-z]+-\d:)?(\d{12}:)?(function:)?([a-zA-Z0-9-_\.]+)(:(\$LATEST|[a-zA-Z0-9-_]+))?$`)
-	qualifierPattern = regexp.MustCompile(`^(\$LATEST|[a-zA-Z0-9-_$]{1,128})$`)
-	namePattern      = regexp.MustCompile(`^[a-zA-Z0-9-_]{1,64}$`)
+	// The groups are the account, the name and the qualifier; the first two what makes it an ARN and the region.
+	functionPattern = whole(`(arn:(?:aws[a-zA-Z-]*)?:lambda:)?((?:eusc-)?[a-z]{2}(?:-gov|-iso[a-z]?)?-[a-z]+-\d:)?(?:(\d{12}):)?(?:function:)?([a-zA-Z0-9-_]{1,64})(?::(\$LATEST(?:\.PUBLISHED)?|[a-zA-Z0-9-_]+))?`)
+	plainName       = regexp.MustCompile(`^[a-zA-Z0-9-_]{1,64}$`)
 )
 
-const functionConstraint = `Member must satisfy regular expression pattern: (arn:(aws[a-zA-Z-]*)?:lambda:)?([a-z]{2}((-gov)|(-iso(b?)))?-[a-z]+-\d{1}:)?(\d{12}:)?(function:)?([a-zA-Z0-9-_]+)(:(\$LATEST|[a-zA-Z0-9-_]+))?`
+const (
+	namespacedShown = "Member must satisfy regular expression pattern: " + arnPrefix + `([a-zA-Z0-9-_\.]+)(:(\$LATEST(\.PUBLISHED)?|[a-zA-Z0-9-_]+))?`
+	tooLongShown    = "Member must have length less than or equal to 64"
+)
 
-// reference reads a function's name, partial ARN or ARN, with the qualifier that it or the query names.
-func (c *call) reference(text, qualifier string) (lambent.FunctionRef, error) {
-	m := functionPattern.FindStringSubmatch(text)
-	if m == nil || len(text) > 256 {
-		return lambent.FunctionRef{}, invalid(text, "functionName", functionConstraint)
+// split reads a function's name, partial ARN or ARN.
+func (c *call) split(text string) (ref lambent.FunctionRef, region string, err error) {
+	if plainName.MatchString(text) {
+		return lambent.FunctionRef{FunctionName: lambent.FunctionName{Account: c.who.Account, Name: text}}, "", nil
 	}
-	ref := lambent.FunctionRef{FunctionName: lambent.FunctionName{Account: strings.TrimSuffix(m[6], ":"), Name: m[8]}, Qualifier: m[10]}
+	m := functionPattern.FindStringSubmatch(text)
+	if m == nil || len(text) > maxReference {
+		return ref, "", unmatched(text)
+	}
+	ref = lambent.FunctionRef{FunctionName: lambent.FunctionName{Account: m[3], Name: m[4]}, Qualifier: m[5]}
 	if ref.Account == "" {
 		ref.Account = c.who.Account
 	}
-	if !namePattern.MatchString(ref.Name) {
-		return ref, invalid(text, "functionName", functionConstraint)
+	return ref, strings.TrimSuffix(m[2], ":"), nil
+}
+
+// unmatched is the error of a text that names no function.
+func unmatched(text string) error {
+	var v violations
+	if rules["functionName"].pattern.MatchString(text) {
+		v.add("'"+text+"'", "functionName", tooLongShown)
+	} else {
+		v.add("'"+text+"'", "functionName", namespacedShown)
 	}
-	if region := strings.TrimSuffix(m[3], ":"); m[1] != "" && region != "" && region != c.Region {
+	if len(text) > maxReference {
+		v.add("'"+text+"'", "functionName", "Member must have length less than or equal to 256")
+	}
+	return v.err()
+}
+
+// reference reads a function's name, partial ARN or ARN, with the qualifier that it or the query names.
+func (c *call) reference(text, qualifier string) (lambent.FunctionRef, error) {
+	ref, region, err := c.split(text)
+	if err != nil {
+		return ref, err
+	}
+	if region != "" && region != c.Region {
 		return ref, lambent.Errorf(lambent.NotFound, "Functions from '%s' are not reachable in this region ('%s')", region, c.Region)
 	}
 	if qualifier != "" {
-		if !qualifierPattern.MatchString(qualifier) {
-			return ref, invalid(qualifier, "qualifier", `Member must satisfy regular expression pattern: (|[a-zA-Z0-9$_-]+)`)
+		var v violations
+		v.text("qualifier", &qualifier)
+		if err := v.err(); err != nil {
+			return ref, err
 		}
 		if ref.Qualifier != "" && ref.Qualifier != qualifier {
 			return ref, lambent.Errorf(lambent.InvalidParameter, "The derived qualifier from the function name does not match the specified qualifier.")
@@ -41,17 +71,25 @@ func (c *call) reference(text, qualifier string) (lambent.FunctionRef, error) {
 		ref.Qualifier = qualifier
 	}
 	if ref.Account != c.who.Account {
-		return ref, &lambent.Error{Code: lambent.AccessDenied, Message: "User: " + c.who.ARN + " is not authorized to perform: lambda:" + c.op.name +
-			" on resource: " + ref.ARN(c.Region) + " because no resource-based policy allows the lambda:" + c.op.name + " action"}
+		return ref, c.denied(ref)
 	}
 	return ref, nil
 }
 
-// function reads the function that the path names.
-func (c *call) function() (lambent.FunctionRef, error) {
-	return c.reference(c.labels["FunctionName"], c.r.URL.Query().Get("Qualifier"))
+func (c *call) denied(ref lambent.FunctionRef) error {
+	action := "lambda:" + c.op.name
+	if c.op.name == "Invoke" {
+		action = "lambda:InvokeFunction"
+	}
+	return &lambent.Error{Code: lambent.AccessDenied, Message: "User: " + c.who.ARN + " is not authorized to perform: " + action +
+		" on resource: " + ref.ARN(c.Region) + " because no resource-based policy allows the " + action + " action"}
 }
 
-func invalid(value, member, constraint string) error {
-	return lambent.Errorf(lambent.Validation, "1 validation error detected: Value '%s' at '%s' failed to satisfy constraint: %s", value, member, constraint)
+// function reads the function that the path names.
+func (c *call) function() (lambent.FunctionRef, error) {
+	qualifier := ""
+	if c.r.URL.RawQuery != "" {
+		qualifier = c.r.URL.Query().Get("Qualifier")
+	}
+	return c.reference(c.labels.get("FunctionName"), qualifier)
 }

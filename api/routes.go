@@ -12,7 +12,7 @@ import (
 type operation struct {
 	name    string
 	method  string
-	path    string // segments; {Name} stands for one segment, or, for ARNs of tags, for all that is left
+	path    string // {Name} stands for one segment
 	maxBody int64  // of the request; 0: maxSmallBody
 	run     func(*call) error
 }
@@ -57,7 +57,6 @@ var operations = []operation{
 	{"GetLayerVersionPolicy", "GET", "/2018-10-31/layers/{LayerName}/versions/{VersionNumber}/policy", 0, notBuilt},
 	{"AddLayerVersionPermission", "POST", "/2018-10-31/layers/{LayerName}/versions/{VersionNumber}/policy", 0, notBuilt},
 	{"RemoveLayerVersionPermission", "DELETE", "/2018-10-31/layers/{LayerName}/versions/{VersionNumber}/policy/{StatementId}", 0, notBuilt},
-	{"GetLayerVersionByArn", "GET", "/2018-10-31/layers", 0, notBuilt},
 	{"DeleteFunctionEventInvokeConfig", "DELETE", "/2019-09-25/functions/{FunctionName}/event-invoke-config", 0, notBuilt},
 	{"GetFunctionEventInvokeConfig", "GET", "/2019-09-25/functions/{FunctionName}/event-invoke-config", 0, (*call).getFunctionEventInvokeConfig},
 	{"UpdateFunctionEventInvokeConfig", "POST", "/2019-09-25/functions/{FunctionName}/event-invoke-config", 0, notBuilt},
@@ -111,45 +110,78 @@ func notBuilt(c *call) error {
 	return lambent.Errorf(lambent.NotImplemented, "Lambent does not support %s yet.", c.op.name)
 }
 
-// route finds the operation of a request and the labels in its path; nil when there is none.
-func route(r *http.Request) (*operation, map[string]string) {
-	sent := strings.Split(strings.Trim(r.URL.EscapedPath(), "/"), "/")
-	for i := range operations {
-		op := &operations[i]
-		if op.method != r.Method {
-			continue
-		}
-		if labels, ok := match(strings.Split(strings.Trim(op.path, "/"), "/"), sent); ok {
-			return op, labels
-		}
-	}
-	return nil, nil
+// maxSegments is how many segments a path may have.
+const maxSegments = 6
+
+// router holds the operations by method, with their paths in segments.
+type router map[string][]route
+
+type route struct {
+	op       *operation
+	segments []string
 }
 
-func match(want, sent []string) (map[string]string, bool) {
-	if len(sent) < len(want) || len(sent) > len(want) && want[len(want)-1] != "{Resource}" {
-		return nil, false
+func newRouter() router {
+	routes := router{}
+	for i := range operations {
+		op := &operations[i]
+		routes[op.method] = append(routes[op.method], route{op, strings.Split(strings.Trim(op.path, "/"), "/")})
 	}
-	var labels map[string]string
-	for i, segment := range want {
-		got := sent[i]
-		if segment == "{Resource}" {
-			got = strings.Join(sent[i:], "/")
+	return routes
+}
+
+// labels are what stands in a path for the names in braces, unescaped.
+type labels struct {
+	names  [2]string
+	values [2]string
+}
+
+// get returns a label's value, "" if the path has none.
+func (l *labels) get(name string) string {
+	for i := range l.names {
+		if l.names[i] == name {
+			return l.values[i]
 		}
-		if !strings.HasPrefix(segment, "{") {
-			if segment != got {
-				return nil, false
+	}
+	return ""
+}
+
+// find returns the operation of a request and the labels in its path; nil when there is none.
+func (routes router) find(r *http.Request) (*operation, labels) {
+	var segments [maxSegments]string
+	sent := segments[:0]
+	for segment := range strings.SplitSeq(strings.Trim(r.URL.EscapedPath(), "/"), "/") {
+		if len(sent) == maxSegments {
+			return nil, labels{}
+		}
+		sent = append(sent, segment)
+	}
+	for _, candidate := range routes[r.Method] {
+		if found, ok := candidate.match(sent); ok {
+			return candidate.op, found
+		}
+	}
+	return nil, labels{}
+}
+
+func (r *route) match(sent []string) (found labels, ok bool) {
+	if len(sent) != len(r.segments) || sent[0] != r.segments[0] {
+		return found, false
+	}
+	n := 0
+	for i, want := range r.segments {
+		if want[0] != '{' {
+			if want != sent[i] {
+				return found, false
 			}
 			continue
 		}
-		value, err := url.PathUnescape(got)
+		value, err := url.PathUnescape(sent[i])
 		if err != nil || value == "" {
-			return nil, false
+			return found, false
 		}
-		if labels == nil {
-			labels = make(map[string]string, 2)
-		}
-		labels[strings.Trim(segment, "{}+")] = value
+		found.names[n], found.values[n] = want[1:len(want)-1], value
+		n++
 	}
-	return labels, true
+	return found, true
 }

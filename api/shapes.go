@@ -1,9 +1,9 @@
 package api
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"reflect"
 	"strings"
 	"time"
@@ -26,7 +26,7 @@ type settable struct {
 	VpcConfig         *vpcConfig
 	DeadLetterConfig  *struct{ TargetArn string }
 	TracingConfig     *struct{ Mode string }
-	EphemeralStorage  *struct{ Size int }
+	EphemeralStorage  *struct{ Size *int }
 	SnapStart         *struct{ ApplyOn string }
 	LoggingConfig     *loggingConfig
 	FileSystemConfigs []json.RawMessage
@@ -56,7 +56,7 @@ type code struct {
 
 type createFunctionInput struct {
 	settable
-	FunctionName         string
+	FunctionName         *string
 	Code                 *code
 	PackageType          string
 	Architectures        []string
@@ -74,7 +74,7 @@ func (s *settable) domain() functions.Settable {
 		d.Timeout = &timeout
 	}
 	if s.EphemeralStorage != nil {
-		d.EphemeralMiB = &s.EphemeralStorage.Size
+		d.EphemeralMiB = s.EphemeralStorage.Size
 	}
 	if s.Environment != nil {
 		variables := s.Environment.Variables
@@ -89,10 +89,10 @@ func (s *settable) domain() functions.Settable {
 	if s.DeadLetterConfig != nil {
 		d.DeadLetter = &functions.DeadLetter{TargetARN: s.DeadLetterConfig.TargetArn}
 	}
-	if s.TracingConfig != nil {
+	if s.TracingConfig != nil && s.TracingConfig.Mode != "" {
 		d.TracingMode = &s.TracingConfig.Mode
 	}
-	if s.SnapStart != nil {
+	if s.SnapStart != nil && s.SnapStart.ApplyOn != "" {
 		d.SnapStart = &s.SnapStart.ApplyOn
 	}
 	if s.LoggingConfig != nil {
@@ -163,26 +163,35 @@ func (c *call) decode(into any) error {
 	}
 	err := json.Unmarshal(c.body, into)
 	var wrong *json.UnmarshalTypeError
+	var base64Error base64.CorruptInputError
 	switch {
 	case err == nil:
 		return nil
 	case errors.As(err, &wrong):
-		return &lambent.Error{Code: lambent.Validation, Message: fmt.Sprintf("%s can not be converted to %s: member %s",
-			strings.ToUpper(wrong.Value[:1])+wrong.Value[1:], article(wrong.Type), wrong.Field)}
+		return &modelError{serialization, wrongType(wrong)}
+	case errors.As(err, &base64Error):
+		return &modelError{serialization, "A blob is not in base64: " + base64Error.Error()}
 	}
-	return lambent.Errorf(lambent.InvalidContent, "Could not parse request body into json: %v", err)
+	return lambent.Wrap(lambent.InvalidContent, err, "Could not parse request body into json: %v", err)
 }
 
-func article(t reflect.Type) string {
-	switch t.Kind() {
-	case reflect.String:
-		return "a String"
-	case reflect.Int:
-		return "an Integer"
-	case reflect.Bool:
-		return "a Boolean"
-	case reflect.Slice:
-		return "a List"
+// wrongType says a member's wrong type as AWS's deserialisers do.
+func wrongType(wrong *json.UnmarshalTypeError) string {
+	value, _, _ := strings.Cut(wrong.Value, " ")
+	kinds := map[string]string{"string": "STRING_VALUE", "number": "NUMBER_VALUE", "bool": "TRUE_VALUE"}
+	if kinds[value] == "" || wrong.Type.Kind() == reflect.Struct || wrong.Type.Kind() == reflect.Map {
+		return "Unexpected " + value + " found in request body at '" + wrong.Field + "'"
 	}
-	return "an Object"
+	wanted := "collection"
+	switch wrong.Type.Kind() {
+	case reflect.String:
+		wanted = "String"
+	case reflect.Int, reflect.Int64:
+		wanted = "Integer"
+	case reflect.Float64:
+		wanted = "Double"
+	case reflect.Bool:
+		wanted = "Boolean"
+	}
+	return kinds[value] + " can not be converted to " + wanted + " at '" + wrong.Field + "'"
 }
