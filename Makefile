@@ -38,7 +38,7 @@ bin/.tools/stamp: tools/go.mod tools/go.sum
 	@touch $@
 
 bench: setup-run binaries ## measure, and write docs/benchmarks.md
-	scripts/env bin/lambent bench
+	scripts/env bin/lambent bench --markdown docs/benchmarks.md
 
 FUZZTIME ?= 30s
 fuzz: setup-test init ## run each fuzz target for FUZZTIME

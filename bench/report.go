@@ -7,6 +7,33 @@ import (
 	"slices"
 )
 
+// preface explains the figures to readers of the written report.
+const preface = `# Benchmarks
+
+` + "`make bench`" + ` wrote this page: it starts a region of its own and measures it beside two floors in the same run. Read the figures
+as ratios; machines differ, and shared ones vary from run to run.
+
+- **net/http echo**: a plain Go server that answers each request with its body. What a request costs at all.
+- **bare Runtime API loop**: the same function's process without any sandbox, in a loop with a plain net/http Runtime API
+  that is called directly: no front door, no signatures, no services. Each client has a process of its own.
+- **warm invoke**: a signed Invoke of 1 KiB over HTTP, through every service, into a sandbox, and back. Each client waits for
+  its answer before it sends again. Functions have 1,769 MB, which is one vCPU, so that their limit does not measure itself.
+- **cold invoke**: the first invoke after a change of configuration, which makes a new sandbox necessary.
+
+AWS's own runtime interface emulator, which runs a function without isolation or an API around it, answers about 1,700
+requests a second to one client on the machine of the figures below, and does not serve two clients at once.
+
+`
+
+// Report writes the result as the page docs/benchmarks.md.
+func (r *Result) Report(w io.Writer) error {
+	if _, err := io.WriteString(w, preface); err != nil {
+		return err
+	}
+	r.Markdown(w)
+	return nil
+}
+
 // Markdown writes the result as tables, with the ratios that SPECIFICATION.md promises.
 func (r *Result) Markdown(w io.Writer) {
 	fmt.Fprintf(w, "Machine: %s. %s.\n\n", r.Machine, r.When.UTC().Format("2006-01-02 15:04 MST"))

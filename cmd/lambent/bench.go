@@ -26,7 +26,7 @@ type BenchCmd struct {
 	Clients   []int         `help:"Numbers of clients." default:"1,16,64"`
 	Starts    int           `help:"Cold starts per runtime." default:"20"`
 	Function  string        `help:"Binary of the echo function for provided runtimes (default: build it with the go command)." type:"existingfile"`
-	Markdown  string        `help:"Write the tables to this file as well." type:"path"`
+	Markdown  string        `help:"Write the report to this file as well." type:"path"`
 	JSON      string        `help:"Write the figures to this file as JSON." type:"path" name:"json"`
 	EchoFloor bool          `hidden:"" help:"Serve the net/http floor and nothing else."`
 }
@@ -85,7 +85,7 @@ func (c *BenchCmd) report(result *bench.Result, out io.Writer) error {
 		}
 		errs = append(errs, err)
 	}
-	save(c.Markdown, func(w io.Writer) error { result.Markdown(w); return nil })
+	save(c.Markdown, result.Report)
 	save(c.JSON, result.JSON)
 	return errors.Join(errs...)
 }
