@@ -509,7 +509,11 @@ func (c *call) getProvisionedConcurrencyConfig() error {
 	return &modelError{noProvisioned, "No Provisioned Concurrency Config found for this function"}
 }
 func (c *call) getFunctionCodeSigningConfig() error {
-	return c.existing(map[string]string{"FunctionName": c.labels.get("FunctionName")})
+	ref, err := c.function()
+	if err != nil {
+		return err
+	}
+	return c.existing(map[string]string{"FunctionName": ref.Name})
 }
 func (c *call) getFunctionRecursionConfig() error {
 	return c.existing(map[string]string{"RecursiveLoop": "Terminate"})
