@@ -157,7 +157,11 @@ func (e *environment) end(now, overdue time.Time, usable bool) {
 		}
 		return
 	}
-	e.freezer.Reset(e.worker.options.FreezeAfter)
+	after := e.worker.options.FreezeAfter
+	if e.process != nil && e.process.dead() {
+		after = 0 // what it has left behind is to be ended
+	}
+	e.freezer.Reset(after)
 }
 
 // runtimeReady is called when the runtime asks for an event that nobody has for it yet.
