@@ -254,7 +254,7 @@ type archiveReader struct{ io.Reader }
 
 func (r *archiveReader) Read(p []byte) (int, error) {
 	n, err := r.Reader.Read(p)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		err = invalid(err, "It is damaged.")
 	}
 	return n, err

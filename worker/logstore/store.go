@@ -10,7 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/fnv"
+	"hash/crc32"
 	"log/slog"
 	"os"
 	"sync"
@@ -89,9 +89,7 @@ func Open(options Options) (*Store, error) {
 	if err := os.MkdirAll(options.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open log store: %w", err)
 	}
-	sum := fnv.New32a()
-	sum.Write([]byte(options.Owner))
-	s := &Store{options: options, owner: sum.Sum32(), dirty: make(chan struct{}, 1), stop: make(chan struct{}),
+	s := &Store{options: options, owner: crc32.ChecksumIEEE([]byte(options.Owner)), dirty: make(chan struct{}, 1), stop: make(chan struct{}),
 		loaded: make(chan struct{}), streams: map[*Stream]struct{}{}}
 	if err := s.recover(); err != nil {
 		return nil, fmt.Errorf("open log store: %w", err)
