@@ -8,117 +8,130 @@ import (
 	"lambent"
 )
 
-// Claim implements lambent.Manager: an idle sandbox, else whichever comes first of a new one and one that is returned.
+// Claim implements lambent.Manager.
 func (m *Manager) Claim(ctx context.Context, req lambent.ClaimRequest) (lambent.Claim, error) {
-	p := m.pool(req.Version, req.Tenant)
-	p.mu.Lock()
-	if b := p.popLocked(); b != nil {
-		claim := m.claimLocked(b)
+	if req.Version == nil {
+		return lambent.Claim{}, lambent.Errorf(lambent.InvalidParameter, "A claim names a function version.")
+	}
+	p := m.lockPool(poolKey{req.Version.Key, req.Tenant})
+	if s := p.takeIdleLocked(); s != nil { // warm
+		claim := m.claimLocked(s)
 		p.mu.Unlock()
 		return claim, nil
 	}
-	w := &waiter{result: make(chan handover, 1)}
-	p.waiters = append(p.waiters, w)
-	start := p.starting < len(p.waiters)
-	if start {
-		p.starting++
-	}
+	w, err := m.queueLocked(p, req.Version) // cold, or all are busy
 	p.mu.Unlock()
-	if start {
-		m.begin(p)
+	if err != nil {
+		return lambent.Claim{}, err
 	}
 	select {
-	case h := <-w.result:
-		return h.claim, h.err
+	case o := <-w.offer: // whichever came first of a new one and one that was returned
+		return o.claim, o.err
 	case <-ctx.Done():
-		m.leave(p, w)
-		return lambent.Claim{}, lambent.Wrap(lambent.Unavailable, ctx.Err(), "The request ended before a sandbox was ready.")
+		m.abandon(p, w)
+		return lambent.Claim{}, lambent.Wrap(lambent.Unavailable, ctx.Err(), "No execution environment became ready before the request ended.")
 	}
 }
 
-// Return implements lambent.Manager: the sandbox goes to the waiter that has waited longest, else onto the idle stack.
-func (m *Manager) Return(claim lambent.Claim, outcome lambent.Outcome) {
-	found, ok := m.boxes.Load(claim.Sandbox)
-	if !ok {
-		return
+// queueLocked puts a waiter at the end of the queue, with a sandbox under way for it: one that is started now, unless more are
+// starting than there are waiters.
+func (m *Manager) queueLocked(p *pool, version *lambent.FunctionVersion) (*waiter, error) {
+	if m.closed.Load() {
+		return nil, errClosing()
 	}
-	b := found.(*box)
-	p := b.pool
+	p.version = version
+	if len(p.waiters) >= p.starting {
+		now := time.Now()
+		if wait, ok := p.function.rate.take(now); !ok {
+			return nil, &lambent.Error{Code: lambent.Throttled, Message: "Rate Exceeded.", Reason: lambent.ConcurrentLimit, RetryAfter: wait}
+		}
+		m.beginLocked(p, now)
+	}
+	w := &waiter{offer: make(chan offer, 1)}
+	p.waiters = append(p.waiters, w)
+	return w, nil
+}
+
+// claimLocked makes the next claim of a sandbox that nobody has.
+func (m *Manager) claimLocked(s *sandbox) lambent.Claim {
+	cold := !s.used
+	s.phase, s.used = busy, true
+	s.epoch++
+	s.claim = lambent.ClaimID(m.claims.Add(1))
+	return lambent.Claim{ID: s.claim, Manager: m.options.ID, Worker: s.host.id, Sandbox: s.id, Epoch: s.epoch, Cold: cold}
+}
+
+// abandon takes a waiter out of the queue. If it was served at the same moment, what it got goes to the next one.
+func (m *Manager) abandon(p *pool, w *waiter) {
 	p.mu.Lock()
-	if b.gone || b.claim != claim.ID || b.epoch != claim.Epoch || claim.Manager != m.options.ID {
-		p.mu.Unlock()
-		return
-	}
-	b.claim = 0
-	if outcome != lambent.OutcomeIdle || p.retired {
-		m.forgetLocked(b)
-		p.mu.Unlock()
-		m.release(b, outcome == lambent.OutcomeIdle)
-		m.compensate(p)
-		return
-	}
-	m.offerLocked(b)
-	p.mu.Unlock()
-}
-
-// offerLocked gives a free sandbox to the first waiter or makes it idle.
-func (m *Manager) offerLocked(b *box) {
-	p := b.pool
-	b.lastUsed = time.Now()
-	if len(p.waiters) == 0 {
-		p.idle = append(p.idle, b)
-		return
-	}
-	w := p.waiters[0]
-	p.waiters = slices.Delete(p.waiters, 0, 1)
-	w.result <- handover{claim: m.claimLocked(b)}
-}
-
-// claimLocked makes the next claim of a free sandbox.
-func (m *Manager) claimLocked(b *box) lambent.Claim {
-	b.epoch++
-	b.claim = lambent.ClaimID(m.claims.Add(1))
-	cold := !b.used
-	b.used = true
-	return lambent.Claim{ID: b.claim, Manager: m.options.ID, Worker: b.worker, Sandbox: b.id, Epoch: b.epoch, Cold: cold}
-}
-
-func (p *pool) popLocked() *box {
-	if len(p.idle) == 0 {
-		return nil
-	}
-	last := len(p.idle) - 1
-	b := p.idle[last]
-	p.idle[last] = nil
-	p.idle = p.idle[:last]
-	return b
-}
-
-// leave takes a waiter out of its queue. When it was served at the same moment, what it was given goes back.
-func (m *Manager) leave(p *pool, w *waiter) {
-	p.mu.Lock()
-	i := slices.Index(p.waiters, w)
-	if i >= 0 {
+	if i := slices.Index(p.waiters, w); i >= 0 {
 		p.waiters = slices.Delete(p.waiters, i, i+1)
-	}
-	p.mu.Unlock()
-	if i >= 0 {
+		p.mu.Unlock()
 		return
 	}
-	if h := <-w.result; h.err == nil {
-		m.Return(h.claim, lambent.OutcomeIdle)
+	p.mu.Unlock()
+	o := <-w.offer // it has room for one, and one is in it
+	if o.err != nil {
+		return
+	}
+	if o.claim.Cold {
+		m.unused(o.claim)
+	}
+	m.Return(o.claim, lambent.OutcomeIdle)
+}
+
+// unused makes the next claim of a sandbox its first: this one never reached the worker.
+func (m *Manager) unused(claim lambent.Claim) {
+	if s, ok := m.sandboxes.load(claim.Sandbox); ok {
+		s.pool.mu.Lock()
+		defer s.pool.mu.Unlock()
+		if s.heldBy(claim) {
+			s.used = false
+		}
 	}
 }
 
-// compensate starts a sandbox for a waiter that counted on one that is gone.
-func (m *Manager) compensate(p *pool) {
+// Return implements lambent.Manager.
+func (m *Manager) Return(claim lambent.Claim, outcome lambent.Outcome) {
+	s, ok := m.sandboxes.load(claim.Sandbox)
+	if !ok || claim.Manager != m.options.ID {
+		return
+	}
+	p := s.pool
 	p.mu.Lock()
-	start := p.starting < len(p.waiters)
-	if start {
-		p.starting++
+	if !s.heldBy(claim) {
+		p.mu.Unlock()
+		return
 	}
+	if outcome != lambent.OutcomeIdle {
+		p.dropLocked(s)
+		p.mu.Unlock()
+		m.discard(s, forget)
+		return
+	}
+	kept := m.settleLocked(s)
 	p.mu.Unlock()
-	if start {
-		m.begin(p)
+	if !kept {
+		m.discard(s, destroy)
 	}
+}
+
+// settleLocked gives a sandbox that has nothing to do to the first waiter, or makes it idle. False: it is to be destroyed.
+func (m *Manager) settleLocked(s *sandbox) bool {
+	p := s.pool
+	s.claim, s.phase, s.since = 0, idle, time.Now()
+	p.used = s.since
+	if len(p.waiters) > 0 && s.host.usable.Load() {
+		w := p.waiters[0]
+		p.waiters[0] = nil
+		p.waiters = p.waiters[1:]
+		w.offer <- offer{claim: m.claimLocked(s)}
+		return true
+	}
+	p.idle = append(p.idle, s)
+	if p.retired || s.host.retiring.Load() || s.since.After(s.expires) {
+		p.dropLocked(s)
+		return false
+	}
+	return true
 }

@@ -2,197 +2,252 @@ package manager
 
 import (
 	"context"
-	"fmt"
-	"slices"
-	"strconv"
-	"sync"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
 	"time"
 
 	"lambent"
 )
 
 const (
-	maxStarts    = 3                // workers that one start tries
-	startTimeout = 30 * time.Second // of one try; initialisation alone may take 10 s
-	maxChunk     = 16               // sandboxes that one grant asks for
-	rateWindow   = 10 * time.Second // of ScaleRate
+	rateWindow   = 10 * time.Second // of Options.ScaleRate
+	maxAttempts  = 3                // to start one sandbox
+	startTimeout = time.Minute      // of one attempt: fetching code, and 10 s of initialisation
+	callTimeout  = 5 * time.Second  // of any other call
+	retryEvery   = 50 * time.Millisecond
+	avoidFor     = 500 * time.Millisecond // a worker that refused or failed
 )
 
-// allowance is what is left of a grant.
-type allowance struct {
-	lambent.Grant
-	left int
+// start is a sandbox on its way: first it gets room, then a worker starts it.
+type start struct {
+	asked    time.Time
+	attempts int
+	err      error // the worst so far
 }
 
-// begin starts one sandbox for a pool in the background. The pool's starting count has grown by one already.
-func (m *Manager) begin(p *pool) {
-	if m.ctx.Err() != nil {
-		m.fail(p, lambent.Errorf(lambent.Unavailable, "The worker manager is stopping."))
-		return
-	}
-	if !m.rate(p.key.version.Function).take(time.Now()) {
-		m.fail(p, &lambent.Error{Code: lambent.Throttled, Reason: lambent.ConcurrentLimit, RetryAfter: time.Second, Message: "Rate Exceeded."})
-		return
-	}
-	m.tasks.Go(func() { m.start(p) })
+// beginLocked begins to start a sandbox, in room that is held already or that placement is asked for.
+func (m *Manager) beginLocked(p *pool, now time.Time) {
+	p.starting++
+	p.heat.add(now)
+	m.placeLocked(p, &start{asked: now}, now)
 }
 
-// start makes a sandbox on one of a few workers and offers it, or fails the first waiter.
-func (m *Manager) start(p *pool) {
-	var avoid []lambent.WorkerID
-	var last error
-	for range maxStarts {
-		grant, err := m.grant(p, avoid)
-		if err != nil {
-			last = firstOf(last, err)
-			break
-		}
-		b := m.newBox(p, grant)
-		if last = m.startOn(b); last == nil {
-			m.admit(b)
+// placeLocked gives a start room that is held already, or lets the placing goroutine get some.
+func (m *Manager) placeLocked(p *pool, st *start, now time.Time) {
+	if h := p.stock.take(now, p.avoid); h != nil {
+		m.tasks.start(func() { m.launch(p, st, h) })
+		return
+	}
+	p.unplaced = append(p.unplaced, st)
+	if !p.placing {
+		p.placing = true
+		m.tasks.start(func() { m.place(p) })
+	}
+}
+
+// place gets room for a pool's starts until all of them have some.
+func (m *Manager) place(p *pool) {
+	for {
+		req, ok := m.nextRequest(p)
+		if !ok {
 			return
 		}
-		m.boxes.Delete(b.id)
-		m.free(grant.ID, 1)
-		if lambent.CodeOf(last) == lambent.InvalidRuntime {
-			break
-		}
-		m.logger.Warn("a sandbox did not start", "function", p.version.Name, "worker", grant.Worker, "error", last)
-		avoid = append(avoid, grant.Worker)
-	}
-	m.fail(p, last)
-}
-
-func firstOf(a, b error) error {
-	if a != nil {
-		return a
-	}
-	return b
-}
-
-func (m *Manager) newBox(p *pool, grant lambent.Grant) *box {
-	id := lambent.SandboxID(string(m.options.ID) + "-" + m.boot + "-" + strconv.FormatUint(m.serial.Add(1), 36))
-	b := &box{id: id, worker: grant.Worker, grant: grant.ID, pool: p, epoch: m.epoch + 1}
-	m.boxes.Store(id, b)
-	return b
-}
-
-func (m *Manager) startOn(b *box) error {
-	worker, ok := m.options.Workers(b.worker)
-	if !ok {
-		return lambent.Errorf(lambent.Unavailable, "Worker %s is not known.", b.worker)
-	}
-	ctx, cancel := context.WithTimeout(m.ctx, startTimeout)
-	defer cancel()
-	return worker.Start(ctx, lambent.StartRequest{Sandbox: b.id, Grant: b.grant, Manager: m.options.ID, Epoch: b.epoch, Version: b.pool.version, Tenant: b.pool.key.tenant})
-}
-
-// admit offers a sandbox that has just started.
-func (m *Manager) admit(b *box) {
-	p := b.pool
-	p.mu.Lock()
-	p.starting--
-	if b.gone || p.retired && len(p.waiters) == 0 {
-		gone := b.gone
-		m.forgetLocked(b)
-		p.mu.Unlock()
-		m.release(b, !gone)
-		return
-	}
-	m.offerLocked(b)
-	p.mu.Unlock()
-}
-
-// fail ends a start without a sandbox: the first waiter, if there is one more than sandboxes that are starting, gets the error.
-func (m *Manager) fail(p *pool, err error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.starting--
-	if len(p.waiters) <= p.starting {
-		return
-	}
-	w := p.waiters[0]
-	p.waiters = slices.Delete(p.waiters, 0, 1)
-	w.result <- handover{err: err}
-}
-
-// grant takes room for one sandbox from what the manager holds, or asks placement for a chunk. When nothing fits, the idle
-// sandbox that was unused longest makes room.
-func (m *Manager) grant(p *pool, avoid []lambent.WorkerID) (lambent.Grant, error) {
-	if g, ok := p.heldGrant(avoid, time.Now()); ok {
-		return g, nil
-	}
-	p.mu.Lock()
-	chunk := p.chunk
-	p.chunk = min(p.chunk*2, maxChunk)
-	p.mu.Unlock()
-	req := lambent.PlaceRequest{Manager: m.options.ID, Key: p.key.version, Account: p.version.Account, Demand: demand(p.version), Count: chunk, Avoid: avoid}
-	g, err := m.options.Placement.Place(m.ctx, req)
-	for lambent.CodeOf(err) == lambent.Unavailable && err != nil && m.evictOne() {
-		req.Count = 1
-		g, err = m.options.Placement.Place(m.ctx, req)
-	}
-	if err != nil {
-		return lambent.Grant{}, err
-	}
-	if g.Count > 1 {
-		p.mu.Lock()
-		p.grants = append(p.grants, &allowance{g, g.Count - 1})
-		p.mu.Unlock()
-	}
-	return g, nil
-}
-
-func (p *pool) heldGrant(avoid []lambent.WorkerID, now time.Time) (lambent.Grant, bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for i, a := range p.grants {
-		if slices.Contains(avoid, a.Worker) || !a.Expires.After(now) {
+		ctx, cancel := context.WithTimeout(m.running, callTimeout)
+		grant, err := m.options.Placement.Place(ctx, req)
+		cancel()
+		if err == nil {
+			m.granted(p, grant)
 			continue
 		}
-		if a.left--; a.left == 0 {
-			p.grants = slices.Delete(p.grants, i, i+1)
+		// While a worker is avoided, it may be the one with room: nothing is stopped for that.
+		if lambent.CodeOf(err) == lambent.Unavailable && len(req.Avoid) == 0 && m.makeRoom(p) {
+			continue
 		}
-		return a.Grant, true
+		if m.running.Err() != nil {
+			return
+		}
+		m.refused(p, err)
+		select {
+		case <-time.After(retryEvery):
+		case <-m.running.Done():
+		}
 	}
-	return lambent.Grant{}, false
 }
 
-// demand is what a sandbox is expected to use while nothing has been learnt about its function: a busy one as much memory
-// as a share of its limit, and a tenth of its processor share on average, because most functions wait most of the time.
-func demand(v *lambent.FunctionVersion) lambent.Demand {
-	memory, vcpu := float64(v.MemoryMiB), float64(v.MemoryMiB)/1769
-	return lambent.Demand{MemoryMiB: memory * 0.25, MemoryDeviation: memory * 0.02, VCPU: vcpu * 0.1, VCPUDeviation: vcpu * 0.01}
-}
-
-// bucket holds the right to start sandboxes: ScaleRate per 10 s, refilled continuously, never more than that at once.
-type bucket struct {
-	mu     sync.Mutex
-	limit  float64
-	tokens float64
-	filled time.Time
-}
-
-func (m *Manager) rate(id lambent.FunctionID) *bucket {
-	if b, ok := m.rates.Load(id); ok {
-		return b.(*bucket)
+// nextRequest returns what to ask placement for. False: nothing, and the goroutine that places is to end.
+func (m *Manager) nextRequest(p *pool) (lambent.PlaceRequest, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	m.placeHeldLocked(p, now)
+	// Who was served by a returned sandbox needs no new one. Those that have room already go on, and become idle.
+	for len(p.unplaced) > 0 && p.starting > len(p.waiters) {
+		p.unplaced = p.unplaced[:len(p.unplaced)-1]
+		p.starting--
+		p.function.rate.giveBack()
 	}
-	limit := float64(m.options.ScaleRate)
-	b, _ := m.rates.LoadOrStore(id, &bucket{limit: limit, tokens: limit, filled: time.Now()})
-	return b.(*bucket)
-}
-
-func (b *bucket) take(now time.Time) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.tokens = min(b.limit, b.tokens+b.limit*now.Sub(b.filled).Seconds()/rateWindow.Seconds())
-	b.filled = now
-	if b.tokens < 1 {
-		return false
+	if len(p.unplaced) == 0 || m.running.Err() != nil {
+		p.placing = false
+		return lambent.PlaceRequest{}, false
 	}
-	b.tokens--
-	return true
+	req := lambent.PlaceRequest{
+		Manager: m.options.ID,
+		Key:     p.key.version,
+		Account: p.version.Account,
+		Demand:  p.learnt.demand(p.version.MemoryMiB),
+		Count:   len(p.unplaced) + p.heat.ahead(now),
+	}
+	for id, until := range p.avoid {
+		if now.Before(until) {
+			req.Avoid = append(req.Avoid, id)
+		} else {
+			delete(p.avoid, id)
+		}
+	}
+	return req, true
 }
 
-// bootID names a manager's life.
-func bootID(now time.Time) string { return fmt.Sprintf("%x", now.UnixNano()) }
+// placeHeldLocked gives room that is held to starts that have none.
+func (m *Manager) placeHeldLocked(p *pool, now time.Time) {
+	for len(p.unplaced) > 0 {
+		h := p.stock.take(now, p.avoid)
+		if h == nil {
+			return
+		}
+		st := p.unplaced[0]
+		p.unplaced = p.unplaced[1:]
+		m.tasks.start(func() { m.launch(p, st, h) })
+	}
+}
+
+// granted takes in a grant.
+func (m *Manager) granted(p *pool, grant lambent.Grant) {
+	h := m.hosts.get(m.running, grant.Worker)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	p.stock = append(p.stock, &holding{grant: grant, host: h, free: grant.Count, since: now})
+	m.placeHeldLocked(p, now)
+}
+
+// refused fails the starts that have waited for room too long.
+func (m *Manager) refused(p *pool, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	oldest := time.Now().Add(-m.options.Patience)
+	for len(p.unplaced) > 0 && p.unplaced[0].asked.Before(oldest) {
+		st := p.unplaced[0]
+		p.unplaced = p.unplaced[1:]
+		p.endStartLocked(worse(st.err, err))
+	}
+}
+
+// launch starts a sandbox in the room of a holding.
+func (m *Manager) launch(p *pool, st *start, h *holding) {
+	s := &sandbox{id: newSandboxID(), pool: p, host: h.host, grant: h.grant.ID, holding: h, expires: h.grant.Expires, epoch: 1}
+	p.mu.Lock()
+	p.count++
+	version := p.version
+	p.mu.Unlock()
+	m.sandboxes.store(s.id, s)
+	err := errLost
+	if s.host.add(s) {
+		err = m.startOn(s, version)
+	}
+	p.mu.Lock()
+	if err == nil && s.phase == gone {
+		err = errLost
+	}
+	if err != nil {
+		p.mu.Unlock()
+		m.failed(st, s, err)
+		return
+	}
+	p.starting--
+	kept := m.settleLocked(s)
+	p.mu.Unlock()
+	if !kept {
+		m.discard(s, destroy)
+	}
+}
+
+// startOn has the worker start the sandbox.
+func (m *Manager) startOn(s *sandbox, version *lambent.FunctionVersion) error {
+	worker, ok := m.options.Workers(s.host.id)
+	if !ok {
+		return errLost
+	}
+	ctx, cancel := context.WithTimeout(s.host.ctx, startTimeout)
+	defer cancel()
+	return worker.Start(ctx, lambent.StartRequest{
+		Sandbox: s.id, Grant: s.grant, Manager: m.options.ID, Epoch: s.epoch, Version: version, Tenant: s.pool.key.tenant,
+	})
+}
+
+// failed deals with a sandbox that did not start: another worker is tried, or a waiter gets the error.
+func (m *Manager) failed(st *start, s *sandbox, err error) {
+	p := s.pool
+	code := lambent.CodeOf(err)
+	if m.running.Err() == nil {
+		m.log.Warn("a sandbox did not start", "function", p.key.version.Function, "worker", s.host.id, "error", err)
+	}
+	p.mu.Lock()
+	p.dropLocked(s)
+	unused := p.stock.giveUp(s.holding) // the worker may refuse the others as well
+	now := time.Now()
+	if p.avoid == nil {
+		p.avoid = make(map[lambent.WorkerID]time.Time)
+	}
+	p.avoid[s.host.id] = now.Add(avoidFor)
+	st.attempts++
+	st.err = worse(st.err, err)
+	final := code == lambent.InvalidRuntime || st.attempts >= maxAttempts
+	if final || p.starting > len(p.waiters) || m.running.Err() != nil {
+		p.endStartLocked(st.err)
+	} else {
+		m.placeLocked(p, st, now)
+	}
+	p.mu.Unlock()
+	m.forget(s)
+	if code != lambent.Unavailable && code != lambent.InvalidRuntime {
+		m.stopSandbox(s) // whether it exists is not known
+	}
+	m.free(s.grant, 1+unused)
+}
+
+// errLost: the worker was lost while it started a sandbox.
+var errLost = errors.New("the worker is lost")
+
+// worse returns that error of two that tells the caller more: what the function's owner can mend before what we must, and a
+// fault before a lack of room.
+func worse(a, b error) error {
+	rank := func(err error) int {
+		switch {
+		case err == nil:
+			return 0
+		case lambent.CodeOf(err) == lambent.InvalidRuntime:
+			return 4
+		case errors.Is(err, errLost) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded):
+			return 1
+		case lambent.CodeOf(err) == lambent.Unavailable:
+			return 2
+		}
+		return 3
+	}
+	if rank(a) >= rank(b) {
+		b = a
+	}
+	var coded *lambent.Error
+	if !errors.As(b, &coded) {
+		return lambent.Wrap(lambent.Unavailable, b, "No execution environment could be started for the function. Please try again.")
+	}
+	return b
+}
+
+// newSandboxID returns an identity that no sandbox had before.
+func newSandboxID() lambent.SandboxID {
+	var random [16]byte
+	_, _ = rand.Read(random[:]) // it never fails
+	return lambent.SandboxID(hex.EncodeToString(random[:]))
+}
