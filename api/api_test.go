@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync"
 	"testing"
@@ -220,6 +221,24 @@ func (b *bench) sign(req *http.Request, body []byte, service string) {
 	if err := v4.NewSigner().SignHTTP(b.t.Context(), aws.Credentials{AccessKeyID: keyID, SecretAccessKey: secret}, req, sum(body), service, region, time.Now()); err != nil {
 		b.t.Fatal(err)
 	}
+}
+
+// presign is request with the signature in the URL.
+func (b *bench) presign(method, target string, body []byte) *http.Request {
+	b.t.Helper()
+	req, err := http.NewRequestWithContext(b.t.Context(), method, "http://"+b.addr+target+"?X-Amz-Expires=60", bytes.NewReader(body))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	link, headers, err := v4.NewSigner().PresignHTTP(b.t.Context(), aws.Credentials{AccessKeyID: keyID, SecretAccessKey: secret}, req, sum(body), "lambda", region, time.Now())
+	if err == nil {
+		req.URL, err = url.Parse(link)
+	}
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	req.Header = headers
+	return req
 }
 
 func (b *bench) do(req *http.Request) reply {

@@ -178,9 +178,13 @@ func (c *call) decode(into any) error {
 // wrongType says a member's wrong type as AWS's deserialisers do.
 func wrongType(wrong *json.UnmarshalTypeError) string {
 	value, _, _ := strings.Cut(wrong.Value, " ")
+	field := wrong.Field
+	for _, embedded := range []string{"settable.", "code."} {
+		field = strings.TrimPrefix(field, embedded)
+	}
 	kinds := map[string]string{"string": "STRING_VALUE", "number": "NUMBER_VALUE", "bool": "TRUE_VALUE"}
 	if kinds[value] == "" || wrong.Type.Kind() == reflect.Struct || wrong.Type.Kind() == reflect.Map {
-		return "Unexpected " + value + " found in request body at '" + wrong.Field + "'"
+		return "Unexpected " + value + " found in request body at '" + field + "'"
 	}
 	wanted := "collection"
 	switch wrong.Type.Kind() {
@@ -193,5 +197,5 @@ func wrongType(wrong *json.UnmarshalTypeError) string {
 	case reflect.Bool:
 		wanted = "Boolean"
 	}
-	return kinds[value] + " can not be converted to " + wanted + " at '" + wrong.Field + "'"
+	return kinds[value] + " can not be converted to " + wanted + " at '" + field + "'"
 }
