@@ -60,7 +60,7 @@ func openBareLoop(ctx context.Context, program string) (*bareLoop, error) {
 	mux.HandleFunc("GET /2018-06-01/runtime/invocation/next", b.next)
 	mux.HandleFunc("POST /2018-06-01/runtime/invocation/{id}/response", b.response)
 	b.server = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
-	go b.server.Serve(listener)
+	go func() { _ = b.server.Serve(listener) }() // it ends by being closed
 	b.process = exec.CommandContext(ctx, program)
 	b.process.Env = []string{"AWS_LAMBDA_RUNTIME_API=" + listener.Addr().String(), "_HANDLER=bootstrap", "PATH=" + os.Getenv("PATH")}
 	b.process.Stderr = os.Stderr

@@ -376,12 +376,12 @@ func TestWatchEnds(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended, blocked := watch(t, ctx, b), watch(t, t.Context(), b)
 	cancel()
-	for range ended { //nolint:revive // until it closes
+	for range ended { // until it closes
 	}
 	if err := b.Close(); err != nil {
 		t.Fatal(err)
 	}
-	for range blocked { //nolint:revive // until it closes
+	for range blocked { // until it closes
 	}
 	if _, err := b.Watch(t.Context()); lambent.CodeOf(err) != lambent.Unavailable {
 		t.Errorf("a watch of a closed service: %v", err)

@@ -47,10 +47,10 @@ func (s *Service) settle(ctx context.Context, name lambent.FunctionName) error {
 		}
 		return s.settleAll(ctx, fn, end)
 	})
-	if lambent.CodeOf(err) == lambent.NotFound && err != nil {
-		return nil // deleted meanwhile
+	if err != nil && lambent.CodeOf(err) != lambent.NotFound { // which it is when it was deleted meanwhile
+		return err
 	}
-	return err
+	return nil
 }
 
 // settleAll decides how $LATEST and the versions that wait for it end.

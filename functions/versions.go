@@ -121,8 +121,8 @@ func (s *Service) deleteAll(ctx context.Context, fn *stored) (*change, error) {
 // deleteVersion decides on the end of one version. One that an alias points at stays; one that is not there is no error.
 func (s *Service) deleteVersion(ctx context.Context, fn *stored, number string) (*change, error) {
 	_, revision, err := s.loadVersion(ctx, fn, number)
-	if lambent.CodeOf(err) == lambent.NotFound && err != nil {
-		return nil, nil
+	if err != nil && lambent.CodeOf(err) == lambent.NotFound {
+		return nil, nil //nolint:nilerr // what is not there is deleted
 	}
 	if err != nil {
 		return nil, err

@@ -113,8 +113,9 @@ func startSelf(ctx context.Context, stdout, stderr io.Writer, args ...string) (f
 		return nil, err
 	}
 	return func() {
-		cmd.Process.Signal(syscall.SIGTERM)
-		cmd.Wait()
+		// A process that has ended by itself has said why on stderr.
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		_ = cmd.Wait()
 	}, nil
 }
 

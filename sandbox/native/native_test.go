@@ -77,7 +77,7 @@ func leftovers(stateDir string) []string {
 	var left []string
 	filepath.WalkDir("/sys/fs/cgroup", func(path string, entry os.DirEntry, err error) error {
 		if err != nil || !entry.IsDir() || !strings.Contains(path, stateName(stateDir)) {
-			return nil
+			return nil //nolint:nilerr // cgroups of others come and go during the walk
 		}
 		if filepath.Base(path) == stateName(stateDir) {
 			left = append(left, sandboxtest.OwnMark+"cgroup "+path)

@@ -54,7 +54,7 @@ func hostFiles(t *testing.T) []string {
 	t.Helper()
 	var paths []string
 	for _, parent := range []string{t.TempDir(), "/dev/shm", "/var/tmp"} {
-		directory, err := os.MkdirTemp(parent, "visible")
+		directory, err := os.MkdirTemp(parent, "visible") //nolint:usetesting // some are outside of the test's directory
 		if err != nil {
 			t.Fatal(err)
 		}

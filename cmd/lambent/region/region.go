@@ -243,5 +243,5 @@ func hostMemoryMiB() (int, error) {
 	if err := unix.Sysinfo(&info); err != nil {
 		return 0, fmt.Errorf("read the host's memory: %w", err)
 	}
-	return int(uint64(info.Totalram) * uint64(info.Unit) >> 20), nil
+	return int(info.Totalram * uint64(info.Unit) >> 20), nil
 }

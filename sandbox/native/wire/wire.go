@@ -96,7 +96,7 @@ func (c *Conn) Send(fds []int, parts ...string) error {
 	}
 	for {
 		err = unix.Sendmsg(c.fd, packet, control, nil, unix.MSG_NOSIGNAL)
-		if err != unix.EINTR {
+		if err != unix.EINTR { //nolint:errorlint // a system call gives its number unwrapped, and the init stays small
 			return err
 		}
 	}
@@ -112,7 +112,7 @@ func (c *Conn) Receive() (parts []string, fds []int, err error) {
 	var n, controlLen, flags int
 	for {
 		n, controlLen, flags, _, err = unix.Recvmsg(c.fd, c.buffer, control, unix.MSG_CMSG_CLOEXEC)
-		if err != unix.EINTR {
+		if err != unix.EINTR { //nolint:errorlint // a system call gives its number unwrapped, and the init stays small
 			break
 		}
 	}
