@@ -503,6 +503,9 @@ func (c *call) getFunctionEventInvokeConfig() error {
 	})
 }
 func (c *call) getProvisionedConcurrencyConfig() error {
+	if c.r.URL.Query().Get("List") == "ALL" {
+		return c.existing(map[string]any{"ProvisionedConcurrencyConfigs": []any{}})
+	}
 	if err := c.exists(); err != nil {
 		return err
 	}
@@ -533,9 +536,6 @@ func (c *call) listLayers() error {
 		return lambent.Errorf(lambent.NotImplemented, "Lambent does not support GetLayerVersionByArn yet.")
 	}
 	return c.json(http.StatusOK, map[string]any{"Layers": []any{}})
-}
-func (c *call) listProvisionedConcurrencyConfigs() error {
-	return c.existing(map[string]any{"ProvisionedConcurrencyConfigs": []any{}})
 }
 func (c *call) listFunctionUrlConfigs() error {
 	return c.existing(map[string]any{"FunctionUrlConfigs": []any{}})

@@ -234,6 +234,10 @@ func TestWhatAFunctionDoesNotHave(t *testing.T) {
 	}
 	_, err := c.GetProvisionedConcurrencyConfig(t.Context(), &lambda.GetProvisionedConcurrencyConfigInput{FunctionName: f, Qualifier: aws.String("$LATEST")})
 	wantError[*types.ProvisionedConcurrencyConfigNotFoundException](t, err, "No Provisioned Concurrency Config found for this function")
+	provisioned, err := c.ListProvisionedConcurrencyConfigs(t.Context(), &lambda.ListProvisionedConcurrencyConfigsInput{FunctionName: f})
+	if err != nil || len(provisioned.ProvisionedConcurrencyConfigs) != 0 {
+		t.Errorf("provisioned: %+v, %v", provisioned, err)
+	}
 	recursion, err := c.GetFunctionRecursionConfig(t.Context(), &lambda.GetFunctionRecursionConfigInput{FunctionName: f})
 	if err != nil || recursion.RecursiveLoop != types.RecursiveLoopTerminate {
 		t.Errorf("recursion: %+v, %v", recursion, err)

@@ -17,7 +17,8 @@ type operation struct {
 	run     func(*call) error
 }
 
-// operations are all that Lambda's model has. What is not built says so.
+// operations are all that Lambda's model has. What is not built says so. Two share another's route and are told apart by the
+// query: GetLayerVersionByArn and ListProvisionedConcurrencyConfigs.
 var operations = []operation{
 	{"InvokeAsync", "POST", "/2014-11-13/functions/{FunctionName}/invoke-async", 0, notBuilt},
 	{"ListEventSourceMappings", "GET", "/2015-03-31/event-source-mappings", 0, (*call).listEventSourceMappings},
@@ -66,7 +67,6 @@ var operations = []operation{
 	{"DeleteProvisionedConcurrencyConfig", "DELETE", "/2019-09-30/functions/{FunctionName}/provisioned-concurrency", 0, notBuilt},
 	{"GetProvisionedConcurrencyConfig", "GET", "/2019-09-30/functions/{FunctionName}/provisioned-concurrency", 0, (*call).getProvisionedConcurrencyConfig},
 	{"PutProvisionedConcurrencyConfig", "PUT", "/2019-09-30/functions/{FunctionName}/provisioned-concurrency", 0, notBuilt},
-	{"ListProvisionedConcurrencyConfigs", "GET", "/2019-09-30/functions/{FunctionName}/provisioned-concurrency", 0, (*call).listProvisionedConcurrencyConfigs},
 	{"ListCodeSigningConfigs", "GET", "/2020-04-22/code-signing-configs", 0, notBuilt},
 	{"CreateCodeSigningConfig", "POST", "/2020-04-22/code-signing-configs", 0, notBuilt},
 	{"DeleteCodeSigningConfig", "DELETE", "/2020-04-22/code-signing-configs/{CodeSigningConfigArn}", 0, notBuilt},
@@ -111,7 +111,7 @@ func notBuilt(c *call) error {
 }
 
 // maxSegments is how many segments a path may have.
-const maxSegments = 6
+const maxSegments = 7
 
 // router holds the operations by method, with their paths in segments.
 type router map[string][]route
