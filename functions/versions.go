@@ -122,7 +122,7 @@ func (s *Service) deleteAll(ctx context.Context, fn *stored) (*change, error) {
 func (s *Service) deleteVersion(ctx context.Context, fn *stored, number string) (*change, error) {
 	_, revision, err := s.loadVersion(ctx, fn, number)
 	if err != nil && lambent.CodeOf(err) == lambent.NotFound {
-		return nil, nil //nolint:nilerr // what is not there is deleted
+		return nil, nil // what is not there is deleted
 	}
 	if err != nil {
 		return nil, err
