@@ -132,8 +132,8 @@ func newRouter() router {
 
 // labels are what stands in a path for the names in braces, unescaped.
 type labels struct {
-	names  [2]string
-	values [2]string
+	names  [3]string
+	values [3]string
 }
 
 // get returns a label's value, "" if the path has none.
