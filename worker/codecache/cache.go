@@ -318,7 +318,7 @@ func (c *Cache) unpackAll(ctx context.Context, t *tree) (size int64, err error) 
 		return 0, err
 	}
 	defer root.Close()
-	u := &unpacker{root: root, limits: c.options.Limits, made: map[string]bool{".": true}}
+	u := newUnpacker(root, c.options.Limits)
 	for _, ref := range t.refs {
 		if err := c.unpackOne(ctx, u, ref, temporary); err != nil {
 			return 0, err

@@ -27,6 +27,10 @@ type unpacker struct {
 	made    map[string]bool // directories that exist
 }
 
+func newUnpacker(root *os.Root, limits Limits) *unpacker {
+	return &unpacker{root: root, limits: limits, made: map[string]bool{".": true}}
+}
+
 // invalid makes the error for an archive that is not acceptable.
 func invalid(err error, format string, args ...any) error {
 	return lambent.Wrap(lambent.InvalidZip, err, "Could not unzip uploaded file. "+format, args...)
@@ -39,7 +43,12 @@ func (c *Cache) unpackOne(ctx context.Context, u *unpacker, ref lambent.CodeRef,
 		return err
 	}
 	defer file.Close()
-	reader, err := zip.NewReader(file, size)
+	return u.unpackAll(ctx, file, size)
+}
+
+// unpackAll unpacks one archive.
+func (u *unpacker) unpackAll(ctx context.Context, archive io.ReaderAt, size int64) error {
+	reader, err := zip.NewReader(archive, size)
 	if err != nil && !errors.Is(err, zip.ErrInsecurePath) {
 		return invalid(err, "It is not a zip archive.")
 	}
