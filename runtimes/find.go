@@ -124,7 +124,7 @@ func (f finder) examine(c candidate, bootstraps string) finding {
 	found, err := f.prepare(c, bootstraps)
 	if err != nil {
 		if !errors.Is(err, errNotInterpreter) {
-			f.logger.Warn("an interpreter cannot be used", "path", c.Path, "error", err)
+			f.logger.Info("an interpreter cannot be used", "path", c.Path, "error", err)
 		}
 		result.Reason = err.Error()
 		return result
