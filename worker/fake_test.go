@@ -91,13 +91,11 @@ type fakeBox struct {
 	freezes  atomic.Int64
 	kills    atomic.Int64
 	vcpu     atomic.Value
-	oomKills atomic.Int64
 	peak     atomic.Int64
 
 	mu        sync.Mutex
 	spec      *sandbox.Spec
 	processes []*fakeProcess
-	destroyed bool
 }
 
 func (b *fakeBox) Specialise(_ context.Context, spec sandbox.Spec) error {
@@ -370,7 +368,7 @@ func newHarness(t testing.TB, program func(*fakeProcess) sandbox.Exit, change fu
 	h := &harness{t: t, driver: &fakeDriver{program: program}, blobs: memoryBlobs{},
 		placement: &fakePlacement{lease: lambent.WorkerLease{Epoch: 1, Term: time.Hour}}}
 	h.options = Options{ID: "w1", Zone: "a", MemoryMiB: 1 << 20, Driver: h.driver, Runtimes: fakeRuntimes{}, Blobs: h.blobs,
-		Placement: h.placement, Dir: t.TempDir(), Logger: slog.New(slog.NewTextHandler(io.Discard, nil))}
+		Placement: h.placement, Dir: t.TempDir(), Logger: slog.New(slog.DiscardHandler)}
 	if change != nil {
 		change(&h.options)
 	}
@@ -450,4 +448,4 @@ func eventually(t testing.TB, what string, holds func() bool) {
 
 var errBroken = errors.New("the host is broken")
 
-func quietLogger() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
+func quietLogger() *slog.Logger { return slog.New(slog.DiscardHandler) }

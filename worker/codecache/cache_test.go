@@ -93,7 +93,7 @@ func archive(t testing.TB, entries ...entry) []byte {
 
 func open(t testing.TB, b *blobs, change func(*Options)) *Cache {
 	t.Helper()
-	options := Options{Dir: filepath.Join(t.TempDir(), "code"), Blobs: b, Logger: slog.New(slog.NewTextHandler(io.Discard, nil))}
+	options := Options{Dir: filepath.Join(t.TempDir(), "code"), Blobs: b, Logger: slog.New(slog.DiscardHandler)}
 	if change != nil {
 		change(&options)
 	}

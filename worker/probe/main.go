@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -21,7 +22,10 @@ func main() {
 	lambda.Start(p.handle)
 }
 
-type probe struct{ runs int }
+type probe struct {
+	runs  int
+	spins atomic.Int64
+}
 
 type answer struct {
 	Runs  int   `json:"runs"`
@@ -64,13 +68,14 @@ func (p *probe) handle(_ context.Context, command string) (any, error) {
 		time.Sleep(time.Hour)
 	case "flood":
 		line := strings.Repeat("flood ", 100) + "\n"
-		for range 20_000 {
+		for range 3_000 { // more than a pipe holds, many times over
 			fmt.Print(line)
 		}
 		return "done", nil
 	case "spin":
 		go func() {
-			for {
+			for n := 0; ; n++ {
+				p.spins.Store(int64(n))
 			}
 		}()
 		return "spinning", nil

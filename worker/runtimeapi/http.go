@@ -262,7 +262,7 @@ func parseHex(text []byte) (int64, error) {
 	}
 	var n int64
 	for _, b := range text {
-		digit := int64(0)
+		var digit int64
 		switch {
 		case '0' <= b && b <= '9':
 			digit = int64(b - '0')
