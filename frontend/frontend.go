@@ -1,55 +1,64 @@
-// Package frontend is Front End Invoke: it runs one invoke from the caller's request to the function's answer. It is
-// stateless but for a watched copy of the function catalog, and touches no disk and no database on the way.
 package frontend
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
 	"math/rand/v2"
+	"time"
 
 	"lambent"
 )
 
-// Options are what a front end needs. All of them are required but for Logger and Rand.
+// Options are what a FrontEnd needs. Region, Catalog, Counter, Managers and Workers are required.
 type Options struct {
-	Region   string
-	Catalog  lambent.Catalog
-	Counter  lambent.Counter
-	Managers func(lambent.FunctionID) lambent.Manager      // the one that owns the function now
-	Workers  func(lambent.WorkerID) (lambent.Worker, bool) // false: not known any more
-	Rand     func() float64                                // in [0, 1), for weighted aliases; default: math/rand
-	Logger   *slog.Logger                                  // default: slog.Default()
+	Region  string // for ARNs
+	Catalog lambent.Catalog
+	Counter lambent.Counter
+	// Managers returns the manager that owns a function now; nil when none does.
+	Managers func(lambent.FunctionID) lambent.Manager
+	// Workers returns a worker by its identity; false when it is not known, or not any more.
+	Workers func(lambent.WorkerID) (lambent.Worker, bool)
+	// Observe is told what each invoke used, so that placement learns what functions need. It is on the way of every
+	// invoke, so it is quick. Default: nobody is told.
+	Observe func(key lambent.VersionKey, tenant string, result lambent.WorkerResult)
+	// Rand draws a number in [0, 1), for weighted aliases. It is called by many goroutines. Default: math/rand/v2.
+	Rand func() float64
+	// CatalogTimeout bounds how long an invoke waits for the catalogue: for its first delivery, and for news of a name that
+	// is not known. Default: 5 s.
+	CatalogTimeout time.Duration
+	// Logger is told about what goes wrong. Default: nothing is logged.
+	Logger *slog.Logger
 }
 
-// FrontEnd implements lambent.FrontEnd.
+// FrontEnd implements lambent.FrontEnd. It is stateless but for its copy of the catalogue.
 type FrontEnd struct {
-	options Options
-	catalog *catalog
-	logger  *slog.Logger
+	options   Options
+	catalogue *catalogue
 }
 
 var _ lambent.FrontEnd = (*FrontEnd)(nil)
 
-// Open starts the watch of the catalog and returns at once; invokes wait for its first delivery. Close ends it.
+// Open starts the watch of the catalogue and returns at once; invokes wait for its first delivery. The caller closes the
+// FrontEnd.
 func Open(options Options) (*FrontEnd, error) {
-	if options.Catalog == nil || options.Counter == nil || options.Managers == nil || options.Workers == nil {
-		return nil, errors.New("frontend: Catalog, Counter, Managers and Workers are required")
+	if options.Region == "" || options.Catalog == nil || options.Counter == nil || options.Managers == nil || options.Workers == nil {
+		return nil, errors.New("frontend: Region, Catalog, Counter, Managers and Workers are required")
 	}
 	if options.Rand == nil {
 		options.Rand = rand.Float64
 	}
-	if options.Logger == nil {
-		options.Logger = slog.Default()
-	}
-	return &FrontEnd{options: options, catalog: openCatalog(options.Catalog, options.Logger), logger: options.Logger}, nil
+	options.CatalogTimeout = cmp.Or(options.CatalogTimeout, 5*time.Second)
+	log := cmp.Or(options.Logger, slog.New(slog.DiscardHandler))
+	return &FrontEnd{options: options, catalogue: openCatalogue(options.Catalog, options.CatalogTimeout, log)}, nil
 }
 
-// Close ends the watch and waits for its goroutine. Invokes that run end by themselves.
+// Close ends the watch and waits for the front end's goroutines. Invokes that run end by themselves.
 func (f *FrontEnd) Close() error {
-	f.catalog.close()
+	f.catalogue.close()
 	return nil
 }
 
-// Ready waits until the catalog has been delivered once.
-func (f *FrontEnd) Ready(ctx context.Context) error { return f.catalog.ready(ctx) }
+// Ready waits until the catalogue has been delivered once, or ctx ends.
+func (f *FrontEnd) Ready(ctx context.Context) error { return f.catalogue.ready(ctx) }

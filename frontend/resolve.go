@@ -12,53 +12,64 @@ type target struct {
 	arn     string // as the caller named it, with its qualifier
 }
 
-// resolve finds the version that a reference means now. A name that the catalog does not hold yet may be younger than the
-// watch: then it waits until the watch has come as far as the store was when it asked.
+// resolve finds the version that a reference means now, and checks that it can be invoked. A name that the copy of the
+// catalogue does not hold, or a function that is Pending there, may have moved on since: then it is looked up again when the
+// copy has caught up with the store.
 func (f *FrontEnd) resolve(ctx context.Context, ref lambent.FunctionRef) (target, error) {
-	if err := f.catalog.ready(ctx); err != nil {
-		return target{}, lambent.Wrap(lambent.Unavailable, err, "The function catalog is not loaded yet. Try again.")
-	}
-	arn := ref.ARN(f.options.Region)
-	if ref.Qualifier != "" {
-		arn += ":" + ref.Qualifier
+	if err := f.catalogue.firstDelivery(ctx); err != nil {
+		return target{}, err
 	}
 	version := f.lookup(ref)
-	if version == nil {
-		if err := f.catalog.catchUp(ctx); err != nil {
-			return target{}, lambent.Wrap(lambent.Unavailable, err, "The metadata store cannot say whether the function exists. Try again.")
+	if version == nil || version.State == lambent.StatePending {
+		if err := f.catalogue.catchUp(ctx); err != nil && version == nil {
+			return target{}, err // nobody can say whether it exists
 		}
 		version = f.lookup(ref)
 	}
 	if version == nil {
-		return target{}, lambent.Errorf(lambent.NotFound, "Function not found: %s", arn)
+		return target{}, lambent.Errorf(lambent.NotFound, "Function not found: %s", f.arn(ref))
+	}
+	if version.State != lambent.StateActive && version.State != lambent.StateInactive {
+		return target{}, lambent.Errorf(lambent.Conflict,
+			"The operation cannot be performed at this time. The function is currently in the following state: %s", version.State)
+	}
+	arn := version.ARN
+	if ref.Qualifier != "" || arn == "" {
+		arn = f.arn(ref)
 	}
 	return target{version, arn}, nil
 }
 
+// lookup finds a reference in the copy of the catalogue, nil if it is not there.
 func (f *FrontEnd) lookup(ref lambent.FunctionRef) *lambent.FunctionVersion {
-	e := f.catalog.entry(ref.FunctionName)
-	if e == nil {
+	fn := f.catalogue.find(ref.FunctionName)
+	if fn == nil {
 		return nil
 	}
 	if lambent.IsLatest(ref.Qualifier) {
-		return e.versions[lambent.Latest]
+		return fn.versions[lambent.Latest]
 	}
-	if alias, ok := e.aliases[ref.Qualifier]; ok {
-		return e.versions[route(alias, f.options.Rand)]
+	if alias, ok := fn.aliases[ref.Qualifier]; ok {
+		return fn.versions[route(alias, f.options.Rand)]
 	}
-	return e.versions[ref.Qualifier]
+	return fn.versions[ref.Qualifier]
 }
 
 // route picks the version of one invoke by an alias's weights.
 func route(alias *lambent.Alias, random func() float64) string {
-	if len(alias.Weights) == 0 {
-		return alias.Version
-	}
-	drawn := random()
 	for version, weight := range alias.Weights { // at most one
-		if drawn < weight {
+		if random() < weight {
 			return version
 		}
 	}
 	return alias.Version
+}
+
+// arn is a function's ARN as the caller named it.
+func (f *FrontEnd) arn(ref lambent.FunctionRef) string {
+	arn := ref.ARN(f.options.Region)
+	if ref.Qualifier != "" {
+		arn += ":" + ref.Qualifier
+	}
+	return arn
 }
