@@ -34,7 +34,7 @@ func writeTables(m *model) ([]byte, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", t.order[i], err)
 		}
-		fmt.Fprintf(&shapes, "\t%s, // %d %s\n", text, i, t.order[i])
+		fmt.Fprintf(&shapes, "\t// %d %s\n\t%s,\n", i, t.order[i], text)
 	}
 	var b bytes.Buffer
 	b.WriteString(header)

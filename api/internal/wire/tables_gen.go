@@ -91,338 +91,670 @@ var operations = [...]Op{
 }
 
 var shapes = [...]shape{
-	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 85}, {name: "InvokeArgs", in: inPayload, key: "InvokeArgs", required: true, shape: 86}}}, // 0 InvokeAsyncRequest
-	{kind: kindStructure, fields: []field{{name: "UUID", in: inLabel, key: "UUID", required: true, shape: 87}}},                                                                                                    // 1 DeleteEventSourceMappingRequest
-	{kind: kindStructure, fields: []field{{name: "UUID", in: inLabel, key: "UUID", required: true, shape: 87}}},                                                                                                    // 2 GetEventSourceMappingRequest
-	{kind: kindStructure, fields: []field{{name: "UUID", in: inLabel, key: "UUID", required: true, shape: 87}, {name: "FunctionName", shape: 85}, {name: "Enabled", shape: 88}, {name: "BatchSize", shape: 89}, {name: "FilterCriteria", shape: 90}, {name: "KMSKeyArn", shape: 91}, {name: "MetricsConfig", shape: 92}, {name: "LoggingConfig", shape: 93}, {name: "ScalingConfig", shape: 94}, {name: "MaximumBatchingWindowInSeconds", shape: 95}, {name: "ParallelizationFactor", shape: 96}, {name: "DestinationConfig", shape: 97}, {name: "MaximumRecordAgeInSeconds", shape: 98}, {name: "BisectBatchOnFunctionError", shape: 99}, {name: "MaximumRetryAttempts", shape: 100}, {name: "TumblingWindowInSeconds", shape: 101}, {name: "SourceAccessConfigurations", shape: 102}, {name: "FunctionResponseTypes", shape: 103}, {name: "AmazonManagedKafkaEventSourceConfig", shape: 104}, {name: "SelfManagedKafkaEventSourceConfig", shape: 105}, {name: "DocumentDBEventSourceConfig", shape: 106}, {name: "ProvisionedPollerConfig", shape: 107}}}, // 3 UpdateEventSourceMappingRequest
-	{kind: kindStructure, fields: []field{{name: "EventSourceArn", in: inQuery, key: "EventSourceArn", shape: 108}, {name: "FunctionName", in: inQuery, key: "FunctionName", shape: 85}, {name: "Marker", in: inQuery, key: "Marker", shape: 109}, {name: "MaxItems", in: inQuery, key: "MaxItems", shape: 110}}}, // 4 ListEventSourceMappingsRequest
-	{kind: kindStructure, fields: []field{{name: "EventSourceArn", shape: 108}, {name: "FunctionName", required: true, shape: 85}, {name: "Enabled", shape: 88}, {name: "BatchSize", shape: 89}, {name: "FilterCriteria", shape: 90}, {name: "KMSKeyArn", shape: 91}, {name: "MetricsConfig", shape: 92}, {name: "LoggingConfig", shape: 93}, {name: "ScalingConfig", shape: 94}, {name: "MaximumBatchingWindowInSeconds", shape: 95}, {name: "ParallelizationFactor", shape: 96}, {name: "StartingPosition", shape: 111}, {name: "StartingPositionTimestamp", shape: 112}, {name: "DestinationConfig", shape: 97}, {name: "MaximumRecordAgeInSeconds", shape: 98}, {name: "BisectBatchOnFunctionError", shape: 99}, {name: "MaximumRetryAttempts", shape: 100}, {name: "Tags", shape: 113}, {name: "TumblingWindowInSeconds", shape: 101}, {name: "Topics", shape: 114}, {name: "Queues", shape: 115}, {name: "SourceAccessConfigurations", shape: 102}, {name: "SelfManagedEventSource", shape: 116}, {name: "FunctionResponseTypes", shape: 103}, {name: "AmazonManagedKafkaEventSourceConfig", shape: 104}, {name: "SelfManagedKafkaEventSourceConfig", shape: 105}, {name: "DocumentDBEventSourceConfig", shape: 106}, {name: "ProvisionedPollerConfig", shape: 107}}}, // 5 CreateEventSourceMappingRequest
-	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 117}, {name: "Name", in: inLabel, key: "Name", required: true, shape: 118}}},                                                                                                                                                                                                                                                                                                         // 6 DeleteAliasRequest
-	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 117}, {name: "Name", in: inLabel, key: "Name", required: true, shape: 118}}},                                                                                                                                                                                                                                                                                                         // 7 GetAliasRequest
-	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 117}, {name: "Name", in: inLabel, key: "Name", required: true, shape: 118}, {name: "FunctionVersion", shape: 119}, {name: "Description", shape: 120}, {name: "RoutingConfig", shape: 121}, {name: "RevisionId", shape: 109}}},                                                                                                                                                        // 8 UpdateAliasRequest
-	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 117}, {name: "FunctionVersion", in: inQuery, key: "FunctionVersion", shape: 119}, {name: "Marker", in: inQuery, key: "Marker", shape: 109}, {name: "MaxItems", in: inQuery, key: "MaxItems", shape: 110}}},                                                                                                                                                                           // 9 ListAliasesRequest
-	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 117}, {name: "Name", required: true, shape: 118}, {name: "FunctionVersion", required: true, shape: 119}, {name: "Description", shape: 120}, {name: "RoutingConfig", shape: 121}}},                                                                                                                                                                                                    // 10 CreateAliasRequest
-	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 117}, {name: "ZipFile", shape: 122}, {name: "S3Bucket", shape: 123}, {name: "S3Key", shape: 124}, {name: "S3ObjectVersion", shape: 125}, {name: "ImageUri", shape: 109}, {name: "Architectures", shape: 126}, {name: "Publish", shape: 127}, {name: "PublishTo", shape: 128}, {name: "DryRun", shape: 127}, {name: "RevisionId", shape: 109}, {name: "SourceKMSKeyArn", shape: 91}}}, // 11 UpdateFunctionCodeRequest
-	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 85}, {name: "Qualifier", in: inQuery, key: "Qualifier", shape: 129}}},                                                                                                                                                                                                                                                                                                                // 12 GetFunctionConfigurationRequest
-	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 117}, {name: "Role", shape: 130}, {name: "Handler", shape: 131}, {name: "Description", shape: 120}, {name: "Timeout", shape: 132}, {name: "MemorySize", shape: 133}, {name: "VpcConfig", shape: 134}, {name: "Environment", shape: 135}, {name: "Runtime", shape: 136}, {name: "DeadLetterConfig", shape: 137}, {name: "KMSKeyArn", shape: 91}, {name: "TracingConfig", shape: 138}, {name: "RevisionId", shape: 109}, {name: "Layers", shape: 139}, {name: "FileSystemConfigs", shape: 140}, {name: "ImageConfig", shape: 141}, {name: "EphemeralStorage", shape: 142}, {name: "SnapStart", shape: 143}, {name: "LoggingConfig", shape: 144}, {name: "CapacityProviderConfig", shape: 145}, {name: "DurableConfig", shape: 146}}}, // 13 UpdateFunctionConfigurationRequest
-	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 85}, {name: "InvocationType", in: inHeader, key: "X-Amz-Invocation-Type", shape: 147}, {name: "LogType", in: inHeader, key: "X-Amz-Log-Type", shape: 148}, {name: "ClientContext", in: inHeader, key: "X-Amz-Client-Context", shape: 109}, {name: "DurableExecutionName", in: inHeader, key: "X-Amz-Durable-Execution-Name", shape: 149}, {name: "Payload", in: inPayload, key: "Payload", shape: 122}, {name: "Qualifier", in: inQuery, key: "Qualifier", shape: 129}, {name: "TenantId", in: inHeader, key: "X-Amz-Tenant-Id", shape: 150}}},                                                                                                                                                                                     // 14 InvocationRequest
-	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 85}, {name: "StatementId", in: inLabel, key: "StatementId", required: true, shape: 151}, {name: "Qualifier", in: inQuery, key: "Qualifier", shape: 129}, {name: "RevisionId", in: inQuery, key: "RevisionId", shape: 109}}},                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                        // 15 RemovePermissionRequest
-	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 85}, {name: "Qualifier", in: inQuery, key: "Qualifier", shape: 129}}}, // 16 GetPolicyRequest
-	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 85}, {name: "StatementId", required: true, shape: 152}, {name: "Action", required: true, shape: 153}, {name: "Principal", required: true, shape: 154}, {name: "SourceArn", shape: 108}, {name: "FunctionUrlAuthType", shape: 155}, {name: "InvokedViaFunctionUrl", shape: 156}, {name: "SourceAccount", shape: 157}, {name: "EventSourceToken", shape: 158}, {name: "Qualifier", in: inQuery, key: "Qualifier", shape: 129}, {name: "RevisionId", shape: 109}, {name: "PrincipalOrgID", shape: 159}}}, // 17 AddPermissionRequest
-	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 85}, {name: "Marker", in: inQuery, key: "Marker", shape: 109}, {name: "MaxItems", in: inQuery, key: "MaxItems", shape: 110}}},                                                                                                                                                                                                                                                                                                                                                                         // 18 ListVersionsByFunctionRequest
-	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 117}, {name: "CodeSha256", shape: 109}, {name: "Description", shape: 120}, {name: "RevisionId", shape: 109}, {name: "PublishTo", shape: 128}}},                                                                                                                                                                                                                                                                                                                                                        // 19 PublishVersionRequest
-	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 85}, {name: "Qualifier", in: inQuery, key: "Qualifier", shape: 129}}},                                                                                                                                                                                                                                                                                                                                                                                                                                 // 20 DeleteFunctionRequest
-	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 85}, {name: "Qualifier", in: inQuery, key: "Qualifier", shape: 129}}},                                                                                                                                                                                                                                                                                                                                                                                                                                 // 21 GetFunctionRequest
-	{kind: kindStructure, fields: []field{{name: "MasterRegion", in: inQuery, key: "MasterRegion", shape: 160}, {name: "FunctionVersion", in: inQuery, key: "FunctionVersion", shape: 161}, {name: "Marker", in: inQuery, key: "Marker", shape: 109}, {name: "MaxItems", in: inQuery, key: "MaxItems", shape: 110}}},                                                                                                                                                                                                                                                                                                            // 22 ListFunctionsRequest
-	{kind: kindStructure, fields: []field{{name: "FunctionName", required: true, shape: 117}, {name: "Runtime", shape: 136}, {name: "Role", required: true, shape: 130}, {name: "Handler", shape: 131}, {name: "Code", required: true, shape: 162}, {name: "Description", shape: 120}, {name: "Timeout", shape: 132}, {name: "MemorySize", shape: 133}, {name: "Publish", shape: 127}, {name: "PublishTo", shape: 128}, {name: "VpcConfig", shape: 134}, {name: "PackageType", shape: 163}, {name: "DeadLetterConfig", shape: 137}, {name: "Environment", shape: 135}, {name: "KMSKeyArn", shape: 91}, {name: "TracingConfig", shape: 138}, {name: "Tags", shape: 113}, {name: "Layers", shape: 139}, {name: "FileSystemConfigs", shape: 140}, {name: "CodeSigningConfigArn", shape: 164}, {name: "ImageConfig", shape: 141}, {name: "Architectures", shape: 126}, {name: "EphemeralStorage", shape: 142}, {name: "SnapStart", shape: 143}, {name: "LoggingConfig", shape: 144}, {name: "TenancyConfig", shape: 165}, {name: "CapacityProviderConfig", shape: 145}, {name: "DurableConfig", shape: 146}}}, // 23 CreateFunctionRequest
-	{kind: kindStructure, fields: []field{}}, // 24 GetAccountSettingsRequest
-	{kind: kindStructure, fields: []field{{name: "Resource", in: inLabel, key: "Resource", required: true, shape: 166}, {name: "TagKeys", in: inQuery, key: "tagKeys", required: true, shape: 167}}},                                                                                                                                                                     // 25 UntagResourceRequest
-	{kind: kindStructure, fields: []field{{name: "Resource", in: inLabel, key: "Resource", required: true, shape: 166}}},                                                                                                                                                                                                                                                 // 26 ListTagsRequest
-	{kind: kindStructure, fields: []field{{name: "Resource", in: inLabel, key: "Resource", required: true, shape: 166}, {name: "Tags", required: true, shape: 113}}},                                                                                                                                                                                                     // 27 TagResourceRequest
-	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 117}}},                                                                                                                                                                                                                                         // 28 DeleteFunctionConcurrencyRequest
-	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 117}, {name: "ReservedConcurrentExecutions", required: true, shape: 168}}},                                                                                                                                                                     // 29 PutFunctionConcurrencyRequest
-	{kind: kindStructure, fields: []field{{name: "LayerName", in: inLabel, key: "LayerName", required: true, shape: 169}, {name: "VersionNumber", in: inLabel, key: "VersionNumber", required: true, shape: 170}, {name: "StatementId", in: inLabel, key: "StatementId", required: true, shape: 152}, {name: "RevisionId", in: inQuery, key: "RevisionId", shape: 109}}}, // 30 RemoveLayerVersionPermissionRequest
-	{kind: kindStructure, fields: []field{{name: "LayerName", in: inLabel, key: "LayerName", required: true, shape: 169}, {name: "VersionNumber", in: inLabel, key: "VersionNumber", required: true, shape: 170}}},                                                                                                                                                       // 31 GetLayerVersionPolicyRequest
-	{kind: kindStructure, fields: []field{{name: "LayerName", in: inLabel, key: "LayerName", required: true, shape: 169}, {name: "VersionNumber", in: inLabel, key: "VersionNumber", required: true, shape: 170}, {name: "StatementId", required: true, shape: 152}, {name: "Action", required: true, shape: 171}, {name: "Principal", required: true, shape: 172}, {name: "OrganizationId", shape: 173}, {name: "RevisionId", in: inQuery, key: "RevisionId", shape: 109}}}, // 32 AddLayerVersionPermissionRequest
-	{kind: kindStructure, fields: []field{{name: "LayerName", in: inLabel, key: "LayerName", required: true, shape: 169}, {name: "VersionNumber", in: inLabel, key: "VersionNumber", required: true, shape: 170}}},                                                                                                                                                                                                                                                           // 33 DeleteLayerVersionRequest
-	{kind: kindStructure, fields: []field{{name: "LayerName", in: inLabel, key: "LayerName", required: true, shape: 169}, {name: "VersionNumber", in: inLabel, key: "VersionNumber", required: true, shape: 170}}},                                                                                                                                                                                                                                                           // 34 GetLayerVersionRequest
-	{kind: kindStructure, fields: []field{{name: "CompatibleArchitecture", in: inQuery, key: "CompatibleArchitecture", shape: 174}, {name: "CompatibleRuntime", in: inQuery, key: "CompatibleRuntime", shape: 136}, {name: "LayerName", in: inLabel, key: "LayerName", required: true, shape: 169}, {name: "Marker", in: inQuery, key: "Marker", shape: 109}, {name: "MaxItems", in: inQuery, key: "MaxItems", shape: 175}}},                                                 // 35 ListLayerVersionsRequest
-	{kind: kindStructure, fields: []field{{name: "LayerName", in: inLabel, key: "LayerName", required: true, shape: 169}, {name: "Description", shape: 120}, {name: "Content", required: true, shape: 176}, {name: "CompatibleArchitectures", shape: 177}, {name: "CompatibleRuntimes", shape: 178}, {name: "LicenseInfo", shape: 179}}},                                                                                                                                     // 36 PublishLayerVersionRequest
-	{kind: kindStructure, fields: []field{{name: "Arn", in: inQuery, key: "Arn", required: true, shape: 180}}}, // 37 GetLayerVersionByArnRequest
-	{kind: kindStructure, fields: []field{{name: "CompatibleArchitecture", in: inQuery, key: "CompatibleArchitecture", shape: 174}, {name: "CompatibleRuntime", in: inQuery, key: "CompatibleRuntime", shape: 136}, {name: "Marker", in: inQuery, key: "Marker", shape: 109}, {name: "MaxItems", in: inQuery, key: "MaxItems", shape: 175}}}, // 38 ListLayersRequest
-	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 85}, {name: "Marker", in: inQuery, key: "Marker", shape: 109}, {name: "MaxItems", in: inQuery, key: "MaxItems", shape: 181}}},                                                                                      // 39 ListFunctionEventInvokeConfigsRequest
-	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 85}, {name: "Qualifier", in: inQuery, key: "Qualifier", shape: 129}}},                                                                                                                                              // 40 DeleteFunctionEventInvokeConfigRequest
-	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 85}, {name: "Qualifier", in: inQuery, key: "Qualifier", shape: 129}}},                                                                                                                                              // 41 GetFunctionEventInvokeConfigRequest
-	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 85}, {name: "Qualifier", in: inQuery, key: "Qualifier", shape: 129}, {name: "MaximumRetryAttempts", shape: 182}, {name: "MaximumEventAgeInSeconds", shape: 183}, {name: "DestinationConfig", shape: 97}}},          // 42 UpdateFunctionEventInvokeConfigRequest
-	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 85}, {name: "Qualifier", in: inQuery, key: "Qualifier", shape: 129}, {name: "MaximumRetryAttempts", shape: 182}, {name: "MaximumEventAgeInSeconds", shape: 183}, {name: "DestinationConfig", shape: 97}}},          // 43 PutFunctionEventInvokeConfigRequest
-	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 117}}},                                                                                                                                                                                                             // 44 GetFunctionConcurrencyRequest
-	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 117}, {name: "Marker", in: inQuery, key: "Marker", shape: 109}, {name: "MaxItems", in: inQuery, key: "MaxItems", shape: 184}}},                                                                                     // 45 ListProvisionedConcurrencyConfigsRequest
-	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 117}, {name: "Qualifier", in: inQuery, key: "Qualifier", required: true, shape: 185}}},                                                                                                                             // 46 DeleteProvisionedConcurrencyConfigRequest
-	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 117}, {name: "Qualifier", in: inQuery, key: "Qualifier", required: true, shape: 185}}},                                                                                                                             // 47 GetProvisionedConcurrencyConfigRequest
-	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 117}, {name: "Qualifier", in: inQuery, key: "Qualifier", required: true, shape: 185}, {name: "ProvisionedConcurrentExecutions", required: true, shape: 186}}},                                                      // 48 PutProvisionedConcurrencyConfigRequest
-	{kind: kindStructure, fields: []field{{name: "CodeSigningConfigArn", in: inLabel, key: "CodeSigningConfigArn", required: true, shape: 164}, {name: "Marker", in: inQuery, key: "Marker", shape: 109}, {name: "MaxItems", in: inQuery, key: "MaxItems", shape: 110}}},                                                                     // 49 ListFunctionsByCodeSigningConfigRequest
-	{kind: kindStructure, fields: []field{{name: "CodeSigningConfigArn", in: inLabel, key: "CodeSigningConfigArn", required: true, shape: 164}}},                                                                                                                                                                                             // 50 DeleteCodeSigningConfigRequest
-	{kind: kindStructure, fields: []field{{name: "CodeSigningConfigArn", in: inLabel, key: "CodeSigningConfigArn", required: true, shape: 164}}},                                                                                                                                                                                             // 51 GetCodeSigningConfigRequest
-	{kind: kindStructure, fields: []field{{name: "CodeSigningConfigArn", in: inLabel, key: "CodeSigningConfigArn", required: true, shape: 164}, {name: "Description", shape: 120}, {name: "AllowedPublishers", shape: 187}, {name: "CodeSigningPolicies", shape: 188}}},                                                                      // 52 UpdateCodeSigningConfigRequest
-	{kind: kindStructure, fields: []field{{name: "Marker", in: inQuery, key: "Marker", shape: 109}, {name: "MaxItems", in: inQuery, key: "MaxItems", shape: 110}}},                                                                                                                                                                           // 53 ListCodeSigningConfigsRequest
-	{kind: kindStructure, fields: []field{{name: "Description", shape: 120}, {name: "AllowedPublishers", required: true, shape: 187}, {name: "CodeSigningPolicies", shape: 188}, {name: "Tags", shape: 113}}},                                                                                                                                // 54 CreateCodeSigningConfigRequest
-	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 85}}},                                                                                                                                                                                                              // 55 DeleteFunctionCodeSigningConfigRequest
-	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 85}}},                                                                                                                                                                                                              // 56 GetFunctionCodeSigningConfigRequest
-	{kind: kindStructure, fields: []field{{name: "CodeSigningConfigArn", required: true, shape: 164}, {name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 85}}},                                                                                                                                                  // 57 PutFunctionCodeSigningConfigRequest
-	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 85}, {name: "Qualifier", in: inQuery, key: "Qualifier", shape: 129}}},                                                                                                                                              // 58 GetRuntimeManagementConfigRequest
-	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 85}, {name: "Qualifier", in: inQuery, key: "Qualifier", shape: 129}, {name: "UpdateRuntimeOn", required: true, shape: 189}, {name: "RuntimeVersionArn", shape: 190}}},                                              // 59 PutRuntimeManagementConfigRequest
-	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 191}, {name: "Qualifier", in: inQuery, key: "Qualifier", shape: 192}}},                                                                                                                                             // 60 DeleteFunctionUrlConfigRequest
-	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 191}, {name: "Qualifier", in: inQuery, key: "Qualifier", shape: 192}}},                                                                                                                                             // 61 GetFunctionUrlConfigRequest
-	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 191}, {name: "Qualifier", in: inQuery, key: "Qualifier", shape: 192}, {name: "AuthType", required: true, shape: 155}, {name: "Cors", shape: 193}, {name: "InvokeMode", shape: 194}}},                               // 62 CreateFunctionUrlConfigRequest
-	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 191}, {name: "Qualifier", in: inQuery, key: "Qualifier", shape: 192}, {name: "AuthType", shape: 155}, {name: "Cors", shape: 193}, {name: "InvokeMode", shape: 194}}},                                               // 63 UpdateFunctionUrlConfigRequest
-	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 191}, {name: "Marker", in: inQuery, key: "Marker", shape: 109}, {name: "MaxItems", in: inQuery, key: "MaxItems", shape: 195}}},                                                                                     // 64 ListFunctionUrlConfigsRequest
-	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 85}, {name: "InvocationType", in: inHeader, key: "X-Amz-Invocation-Type", shape: 196}, {name: "LogType", in: inHeader, key: "X-Amz-Log-Type", shape: 148}, {name: "ClientContext", in: inHeader, key: "X-Amz-Client-Context", shape: 109}, {name: "Qualifier", in: inQuery, key: "Qualifier", shape: 129}, {name: "Payload", in: inPayload, key: "Payload", shape: 122}, {name: "TenantId", in: inHeader, key: "X-Amz-Tenant-Id", shape: 150}}}, // 65 InvokeWithResponseStreamRequest
-	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 197}}},                                                                                                                                                                                                                                                                                                   // 66 GetFunctionRecursionConfigRequest
-	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 197}, {name: "RecursiveLoop", required: true, shape: 198}}},                                                                                                                                                                                                                                              // 67 PutFunctionRecursionConfigRequest
-	{kind: kindStructure, fields: []field{{name: "CapacityProviderName", in: inLabel, key: "CapacityProviderName", required: true, shape: 199}, {name: "Marker", in: inQuery, key: "Marker", shape: 109}, {name: "MaxItems", in: inQuery, key: "MaxItems", shape: 200}}},                                                                                                                                                           // 68 ListFunctionVersionsByCapacityProviderRequest
-	{kind: kindStructure, fields: []field{{name: "CapacityProviderName", in: inLabel, key: "CapacityProviderName", required: true, shape: 199}}},                                                                                                                                                                                                                                                                                   // 69 DeleteCapacityProviderRequest
-	{kind: kindStructure, fields: []field{{name: "CapacityProviderName", in: inLabel, key: "CapacityProviderName", required: true, shape: 199}}},                                                                                                                                                                                                                                                                                   // 70 GetCapacityProviderRequest
-	{kind: kindStructure, fields: []field{{name: "CapacityProviderName", in: inLabel, key: "CapacityProviderName", required: true, shape: 199}, {name: "CapacityProviderScalingConfig", shape: 201}, {name: "PropagateTags", shape: 202}}},                                                                                                                                                                                         // 71 UpdateCapacityProviderRequest
-	{kind: kindStructure, fields: []field{{name: "State", in: inQuery, key: "State", shape: 203}, {name: "Marker", in: inQuery, key: "Marker", shape: 109}, {name: "MaxItems", in: inQuery, key: "MaxItems", shape: 200}}},                                                                                                                                                                                                         // 72 ListCapacityProvidersRequest
-	{kind: kindStructure, fields: []field{{name: "CapacityProviderName", required: true, shape: 199}, {name: "VpcConfig", required: true, shape: 204}, {name: "PermissionsConfig", required: true, shape: 205}, {name: "InstanceRequirements", shape: 206}, {name: "CapacityProviderScalingConfig", shape: 201}, {name: "KmsKeyArn", shape: 207}, {name: "Tags", shape: 113}, {name: "PropagateTags", shape: 202}}},                // 73 CreateCapacityProviderRequest
-	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 197}, {name: "Qualifier", in: inQuery, key: "Qualifier", required: true, shape: 208}}},                                                                                                                                                                                                                   // 74 GetFunctionScalingConfigRequest
-	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 197}, {name: "Qualifier", in: inQuery, key: "Qualifier", required: true, shape: 208}, {name: "FunctionScalingConfig", shape: 209}}},                                                                                                                                                                      // 75 PutFunctionScalingConfigRequest
-	{kind: kindStructure, fields: []field{{name: "CallbackId", in: inLabel, key: "CallbackId", required: true, shape: 210}, {name: "Error", in: inPayload, key: "Error", shape: 211}}},                                                                                                                                                                                                                                             // 76 SendDurableExecutionCallbackFailureRequest
-	{kind: kindStructure, fields: []field{{name: "CallbackId", in: inLabel, key: "CallbackId", required: true, shape: 210}}},                                                                                                                                                                                                                                                                                                       // 77 SendDurableExecutionCallbackHeartbeatRequest
-	{kind: kindStructure, fields: []field{{name: "CallbackId", in: inLabel, key: "CallbackId", required: true, shape: 210}, {name: "Result", in: inPayload, key: "Result", shape: 212}}},                                                                                                                                                                                                                                           // 78 SendDurableExecutionCallbackSuccessRequest
-	{kind: kindStructure, fields: []field{{name: "DurableExecutionArn", in: inLabel, key: "DurableExecutionArn", required: true, shape: 213}, {name: "CheckpointToken", required: true, shape: 214}, {name: "Updates", shape: 215}, {name: "ClientToken", shape: 216}}},                                                                                                                                                            // 79 CheckpointDurableExecutionRequest
-	{kind: kindStructure, fields: []field{{name: "DurableExecutionArn", in: inLabel, key: "DurableExecutionArn", required: true, shape: 213}, {name: "IncludeExecutionData", in: inQuery, key: "IncludeExecutionData", shape: 217}, {name: "MaxItems", in: inQuery, key: "MaxItems", shape: 218}, {name: "Marker", in: inQuery, key: "Marker", shape: 109}, {name: "ReverseOrder", in: inQuery, key: "ReverseOrder", shape: 219}}}, // 80 GetDurableExecutionHistoryRequest
-	{kind: kindStructure, fields: []field{{name: "DurableExecutionArn", in: inLabel, key: "DurableExecutionArn", required: true, shape: 213}, {name: "CheckpointToken", in: inQuery, key: "CheckpointToken", required: true, shape: 214}, {name: "Marker", in: inQuery, key: "Marker", shape: 109}, {name: "MaxItems", in: inQuery, key: "MaxItems", shape: 218}}},                                                                 // 81 GetDurableExecutionStateRequest
-	{kind: kindStructure, fields: []field{{name: "DurableExecutionArn", in: inLabel, key: "DurableExecutionArn", required: true, shape: 213}, {name: "Error", in: inPayload, key: "Error", shape: 211}}},                                                                                                                                                                                                                           // 82 StopDurableExecutionRequest
-	{kind: kindStructure, fields: []field{{name: "DurableExecutionArn", in: inLabel, key: "DurableExecutionArn", required: true, shape: 213}}},                                                                                                                                                                                                                                                                                     // 83 GetDurableExecutionRequest
-	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 85}, {name: "Qualifier", in: inQuery, key: "Qualifier", shape: 129}, {name: "DurableExecutionName", in: inQuery, key: "DurableExecutionName", shape: 149}, {name: "Statuses", in: inQuery, key: "Statuses", shape: 220}, {name: "StartedAfter", in: inQuery, key: "StartedAfter", shape: 221}, {name: "StartedBefore", in: inQuery, key: "StartedBefore", shape: 221}, {name: "ReverseOrder", in: inQuery, key: "ReverseOrder", shape: 219}, {name: "Marker", in: inQuery, key: "Marker", shape: 109}, {name: "MaxItems", in: inQuery, key: "MaxItems", shape: 218}}}, // 84 ListDurableExecutionsByFunctionRequest
-	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 256, pattern: 1}, // 85 NamespacedFunctionName
-	{kind: kindBlob}, // 86 BlobStream
-	{kind: kindString, hasMin: true, min: 36, hasMax: true, max: 36}, // 87 UUIDString
-	{kind: kindBoolean}, // 88 Enabled
-	{kind: kindInteger, hasMin: true, min: 1, hasMax: true, max: 10000},                                      // 89 BatchSize
-	{kind: kindStructure, fields: []field{{name: "Filters", shape: 222}}},                                    // 90 FilterCriteria
-	{kind: kindString, hasMin: true, min: 0, hasMax: true, max: 10000, pattern: 2},                           // 91 KMSKeyArn
-	{kind: kindStructure, fields: []field{{name: "Metrics", shape: 223}}},                                    // 92 EventSourceMappingMetricsConfig
-	{kind: kindStructure, fields: []field{{name: "SystemLogLevel", shape: 224}}},                             // 93 EventSourceMappingLoggingConfig
-	{kind: kindStructure, fields: []field{{name: "MaximumConcurrency", shape: 225}}},                         // 94 ScalingConfig
-	{kind: kindInteger, hasMin: true, min: 0, hasMax: true, max: 300},                                        // 95 MaximumBatchingWindowInSeconds
-	{kind: kindInteger, hasMin: true, min: 1, hasMax: true, max: 10},                                         // 96 ParallelizationFactor
-	{kind: kindStructure, fields: []field{{name: "OnSuccess", shape: 226}, {name: "OnFailure", shape: 227}}}, // 97 DestinationConfig
-	{kind: kindInteger, hasMin: true, min: -1, hasMax: true, max: 604800},                                    // 98 MaximumRecordAgeInSeconds
-	{kind: kindBoolean}, // 99 BisectBatchOnFunctionError
-	{kind: kindInteger, hasMin: true, min: -1, hasMax: true, max: 10000},                                                                                      // 100 MaximumRetryAttemptsEventSourceMapping
-	{kind: kindInteger, hasMin: true, min: 0, hasMax: true, max: 900},                                                                                         // 101 TumblingWindowInSeconds
-	{kind: kindList, hasMin: true, min: 0, hasMax: true, max: 23, elem: 228},                                                                                  // 102 SourceAccessConfigurations
-	{kind: kindList, hasMin: true, min: 0, hasMax: true, max: 1, elem: 229},                                                                                   // 103 FunctionResponseTypeList
-	{kind: kindStructure, fields: []field{{name: "ConsumerGroupId", shape: 230}, {name: "SchemaRegistryConfig", shape: 231}}},                                 // 104 AmazonManagedKafkaEventSourceConfig
-	{kind: kindStructure, fields: []field{{name: "ConsumerGroupId", shape: 230}, {name: "SchemaRegistryConfig", shape: 231}}},                                 // 105 SelfManagedKafkaEventSourceConfig
-	{kind: kindStructure, fields: []field{{name: "DatabaseName", shape: 232}, {name: "CollectionName", shape: 233}, {name: "FullDocument", shape: 234}}},      // 106 DocumentDBEventSourceConfig
-	{kind: kindStructure, fields: []field{{name: "MinimumPollers", shape: 235}, {name: "MaximumPollers", shape: 236}, {name: "PollerGroupName", shape: 237}}}, // 107 ProvisionedPollerConfig
-	{kind: kindString, hasMin: true, min: 0, hasMax: true, max: 10000, pattern: 3},                                                                            // 108 Arn
-	{kind: kindString}, // 109 String
-	{kind: kindInteger, hasMin: true, min: 1, hasMax: true, max: 10000},          // 110 MaxListItems
-	{kind: kindString, enum: []string{"LATEST", "AT_TIMESTAMP", "TRIM_HORIZON"}}, // 111 EventSourcePosition
-	{kind: kindTimestamp},                // 112 Date
-	{kind: kindMap, key: 238, elem: 239}, // 113 Tags
-	{kind: kindList, hasMin: true, min: 1, hasMax: true, max: 1, elem: 240},                // 114 Topics
-	{kind: kindList, hasMin: true, min: 1, hasMax: true, max: 1, elem: 241},                // 115 Queues
-	{kind: kindStructure, fields: []field{{name: "Endpoints", shape: 242}}},                // 116 SelfManagedEventSource
-	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 140, pattern: 4},           // 117 FunctionName
-	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 128, pattern: 5},           // 118 Alias
-	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 1024, pattern: 6},          // 119 VersionWithLatestPublished
-	{kind: kindString, hasMin: true, min: 0, hasMax: true, max: 256},                       // 120 Description
-	{kind: kindStructure, fields: []field{{name: "AdditionalVersionWeights", shape: 243}}}, // 121 AliasRoutingConfiguration
-	{kind: kindBlob, sensitive: true},                                                      // 122 Blob
-	{kind: kindString, hasMin: true, min: 3, hasMax: true, max: 63, pattern: 7},            // 123 S3Bucket
-	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 1024},                      // 124 S3Key
-	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 1024},                      // 125 S3ObjectVersion
-	{kind: kindList, hasMin: true, min: 1, hasMax: true, max: 1, elem: 174},                // 126 ArchitecturesList
-	{kind: kindBoolean}, // 127 Boolean
-	{kind: kindString, enum: []string{"LATEST_PUBLISHED"}},                                                                                                         // 128 FunctionVersionLatestPublished
-	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 128, pattern: 8},                                                                                   // 129 NumericLatestPublishedOrAliasQualifier
-	{kind: kindString, hasMin: true, min: 0, hasMax: true, max: 10000, pattern: 9},                                                                                 // 130 RoleArn
-	{kind: kindString, hasMin: true, min: 0, hasMax: true, max: 128, pattern: 10},                                                                                  // 131 Handler
-	{kind: kindInteger, hasMin: true, min: 1, hasMax: true, max: 5400},                                                                                             // 132 Timeout
-	{kind: kindInteger, hasMin: true, min: 128, hasMax: true, max: 32768},                                                                                          // 133 MemorySize
-	{kind: kindStructure, fields: []field{{name: "SubnetIds", shape: 244}, {name: "SecurityGroupIds", shape: 245}, {name: "Ipv6AllowedForDualStack", shape: 246}}}, // 134 VpcConfig
-	{kind: kindStructure, fields: []field{{name: "Variables", shape: 247}}},                                                                                        // 135 Environment
-	{kind: kindString}, // 136 Runtime
-	{kind: kindStructure, fields: []field{{name: "TargetArn", shape: 248}}}, // 137 DeadLetterConfig
-	{kind: kindStructure, fields: []field{{name: "Mode", shape: 249}}},      // 138 TracingConfig
-	{kind: kindList, elem: 180}, // 139 LayerList
-	{kind: kindList, hasMin: true, min: 0, hasMax: true, max: 1, elem: 250},                                                                                                                  // 140 FileSystemConfigList
-	{kind: kindStructure, fields: []field{{name: "EntryPoint", shape: 251}, {name: "Command", shape: 251}, {name: "WorkingDirectory", shape: 252}}},                                          // 141 ImageConfig
-	{kind: kindStructure, fields: []field{{name: "Size", required: true, shape: 253}}},                                                                                                       // 142 EphemeralStorage
-	{kind: kindStructure, fields: []field{{name: "ApplyOn", shape: 254}}},                                                                                                                    // 143 SnapStart
-	{kind: kindStructure, fields: []field{{name: "LogFormat", shape: 255}, {name: "ApplicationLogLevel", shape: 256}, {name: "SystemLogLevel", shape: 257}, {name: "LogGroup", shape: 258}}}, // 144 LoggingConfig
-	{kind: kindStructure, fields: []field{{name: "LambdaManagedInstancesCapacityProviderConfig", required: true, shape: 259}}},                                                               // 145 CapacityProviderConfig
-	{kind: kindStructure, fields: []field{{name: "RetentionPeriodInDays", shape: 260}, {name: "ExecutionTimeout", shape: 261}}},                                                              // 146 DurableConfig
-	{kind: kindString, enum: []string{"Event", "RequestResponse", "DryRun"}},                                                                                                                 // 147 InvocationType
-	{kind: kindString, enum: []string{"None", "Tail"}},                                                                                                                                       // 148 LogType
-	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 64, pattern: 11},                                                                                                             // 149 DurableExecutionName
-	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 256, pattern: 12},                                                                                                            // 150 TenantId
-	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 100, pattern: 13},                                                                                                            // 151 NamespacedStatementId
-	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 100, pattern: 14},                                                                                                            // 152 StatementId
-	{kind: kindString, hasMin: true, min: 0, hasMax: true, max: 10000, pattern: 15},                                                                                                          // 153 Action
-	{kind: kindString, hasMin: true, min: 0, hasMax: true, max: 2048, pattern: 10},                                                                                                           // 154 Principal
-	{kind: kindString, enum: []string{"NONE", "AWS_IAM"}},                                                                                                                                    // 155 FunctionUrlAuthType
-	{kind: kindBoolean}, // 156 InvokedViaFunctionUrl
-	{kind: kindString, hasMin: true, min: 0, hasMax: true, max: 12, pattern: 16},  // 157 SourceOwner
-	{kind: kindString, hasMin: true, min: 0, hasMax: true, max: 256, pattern: 17}, // 158 EventSourceToken
-	{kind: kindString, hasMin: true, min: 12, hasMax: true, max: 34, pattern: 18}, // 159 PrincipalOrgID
-	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 50, pattern: 19},  // 160 MasterRegion
-	{kind: kindString, enum: []string{"ALL"}},                                     // 161 FunctionVersion
-	{kind: kindStructure, fields: []field{{name: "ZipFile", shape: 122}, {name: "S3Bucket", shape: 123}, {name: "S3Key", shape: 124}, {name: "S3ObjectVersion", shape: 125}, {name: "ImageUri", shape: 109}, {name: "SourceKMSKeyArn", shape: 91}}}, // 162 FunctionCode
-	{kind: kindString, enum: []string{"Zip", "Image"}},                                                // 163 PackageType
-	{kind: kindString, hasMin: true, min: 0, hasMax: true, max: 200, pattern: 20},                     // 164 CodeSigningConfigArn
-	{kind: kindStructure, fields: []field{{name: "TenantIsolationMode", required: true, shape: 262}}}, // 165 TenancyConfig
-	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 10000, pattern: 21},                   // 166 TaggableResource
-	{kind: kindList, elem: 238},                                                     // 167 TagKeyList
-	{kind: kindInteger, hasMin: true, min: 0},                                       // 168 ReservedConcurrentExecutions
-	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 140, pattern: 22},   // 169 LayerName
-	{kind: kindInteger},                                                             // 170 LayerVersionNumber
-	{kind: kindString, hasMin: true, min: 0, hasMax: true, max: 22, pattern: 23},    // 171 LayerPermissionAllowedAction
-	{kind: kindString, hasMin: true, min: 0, hasMax: true, max: 10000, pattern: 24}, // 172 LayerPermissionAllowedPrincipal
-	{kind: kindString, hasMin: true, min: 0, hasMax: true, max: 34, pattern: 18},    // 173 OrganizationId
-	{kind: kindString, enum: []string{"x86_64", "arm64"}},                           // 174 Architecture
-	{kind: kindInteger, hasMin: true, min: 1, hasMax: true, max: 50},                // 175 MaxLayerListItems
-	{kind: kindStructure, fields: []field{{name: "S3Bucket", shape: 123}, {name: "S3Key", shape: 124}, {name: "S3ObjectVersion", shape: 125}, {name: "ZipFile", shape: 122}}}, // 176 LayerVersionContentInput
-	{kind: kindList, hasMin: true, min: 0, hasMax: true, max: 2, elem: 174},                                                                                                   // 177 CompatibleArchitectures
-	{kind: kindList, hasMin: true, min: 0, hasMax: true, max: 15, elem: 136},                                                                                                  // 178 CompatibleRuntimes
-	{kind: kindString, hasMin: true, min: 0, hasMax: true, max: 512},                                                                                                          // 179 LicenseInfo
-	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 2048, pattern: 25},                                                                                            // 180 LayerVersionArn
-	{kind: kindInteger, hasMin: true, min: 1, hasMax: true, max: 50},                                                                                                          // 181 MaxFunctionEventInvokeConfigListItems
-	{kind: kindInteger, hasMin: true, min: 0, hasMax: true, max: 2},                                                                                                           // 182 MaximumRetryAttempts
-	{kind: kindInteger, hasMin: true, min: 60, hasMax: true, max: 21600},                                                                                                      // 183 MaximumEventAgeInSeconds
-	{kind: kindInteger, hasMin: true, min: 1, hasMax: true, max: 50},                                                                                                          // 184 MaxProvisionedConcurrencyConfigListItems
-	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 128, pattern: 26},                                                                                             // 185 Qualifier
-	{kind: kindInteger, hasMin: true, min: 1},                                                                                                                                 // 186 PositiveInteger
-	{kind: kindStructure, fields: []field{{name: "SigningProfileVersionArns", required: true, shape: 263}}},                                                                   // 187 AllowedPublishers
-	{kind: kindStructure, fields: []field{{name: "UntrustedArtifactOnDeployment", shape: 264}}},                                                                               // 188 CodeSigningPolicies
-	{kind: kindString, enum: []string{"Auto", "Manual", "FunctionUpdate"}},                                                                                                    // 189 UpdateRuntimeOn
-	{kind: kindString, hasMin: true, min: 26, hasMax: true, max: 2048, pattern: 27},                                                                                           // 190 RuntimeVersionArn
-	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 140, pattern: 28},                                                                                             // 191 FunctionUrlFunctionName
-	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 128, pattern: 29},                                                                                             // 192 FunctionUrlQualifier
-	{kind: kindStructure, fields: []field{{name: "AllowCredentials", shape: 265}, {name: "AllowHeaders", shape: 266}, {name: "AllowMethods", shape: 267}, {name: "AllowOrigins", shape: 268}, {name: "ExposeHeaders", shape: 266}, {name: "MaxAge", shape: 269}}}, // 193 Cors
-	{kind: kindString, enum: []string{"RESPONSE_STREAM", "BUFFERED"}},                                                                                                              // 194 InvokeMode
-	{kind: kindInteger, hasMin: true, min: 1, hasMax: true, max: 50},                                                                                                               // 195 MaxItems
-	{kind: kindString, enum: []string{"RequestResponse", "DryRun"}},                                                                                                                // 196 ResponseStreamingInvocationType
-	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 140, pattern: 30},                                                                                                  // 197 UnqualifiedFunctionName
-	{kind: kindString, enum: []string{"Terminate", "Allow"}},                                                                                                                       // 198 RecursiveLoop
-	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 140, pattern: 31},                                                                                                  // 199 CapacityProviderName
-	{kind: kindInteger, hasMin: true, min: 1, hasMax: true, max: 50},                                                                                                               // 200 MaxFiftyListItems
-	{kind: kindStructure, fields: []field{{name: "MaxVCpuCount", shape: 270}, {name: "ScalingMode", shape: 271}, {name: "ScalingPolicies", shape: 272}}},                           // 201 CapacityProviderScalingConfig
-	{kind: kindStructure, fields: []field{{name: "Mode", shape: 273}, {name: "ExplicitTags", own: &bounds{hasMin: true, min: 0, hasMax: true, max: 40}, shape: 113}}},              // 202 PropagateTags
-	{kind: kindString, enum: []string{"Pending", "Active", "Failed", "Deleting"}},                                                                                                  // 203 CapacityProviderState
-	{kind: kindStructure, fields: []field{{name: "SubnetIds", required: true, shape: 274}, {name: "SecurityGroupIds", required: true, shape: 275}}},                                // 204 CapacityProviderVpcConfig
-	{kind: kindStructure, fields: []field{{name: "CapacityProviderOperatorRoleArn", required: true, shape: 130}}},                                                                  // 205 CapacityProviderPermissionsConfig
-	{kind: kindStructure, fields: []field{{name: "Architectures", shape: 126}, {name: "AllowedInstanceTypes", shape: 276}, {name: "ExcludedInstanceTypes", shape: 276}}},           // 206 InstanceRequirements
-	{kind: kindString, hasMin: true, min: 0, hasMax: true, max: 10000, pattern: 32},                                                                                                // 207 KMSKeyArnNonEmpty
-	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 128, pattern: 33},                                                                                                  // 208 PublishedFunctionQualifier
-	{kind: kindStructure, fields: []field{{name: "MinExecutionEnvironments", shape: 277}, {name: "MaxExecutionEnvironments", shape: 277}}},                                         // 209 FunctionScalingConfig
-	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 1024, pattern: 34},                                                                                                 // 210 CallbackId
-	{kind: kindStructure, fields: []field{{name: "ErrorMessage", shape: 278}, {name: "ErrorType", shape: 279}, {name: "ErrorData", shape: 280}, {name: "StackTrace", shape: 281}}}, // 211 ErrorObject
-	{kind: kindBlob, sensitive: true, hasMin: true, min: 0, hasMax: true, max: 262144},                                                                                             // 212 BinaryOperationPayload
-	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 1024, pattern: 35},                                                                                                 // 213 DurableExecutionArn
-	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 2048, pattern: 34},                                                                                                 // 214 CheckpointToken
-	{kind: kindList, elem: 282}, // 215 OperationUpdates
-	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 64, pattern: 36}, // 216 ClientToken
-	{kind: kindBoolean}, // 217 IncludeExecutionData
-	{kind: kindInteger, hasMin: true, min: 0, hasMax: true, max: 1000}, // 218 ItemCount
-	{kind: kindBoolean}, // 219 ReverseOrder
-	{kind: kindList, hasMin: true, min: 1, hasMax: true, max: 10, elem: 283}, // 220 ExecutionStatusList
-	{kind: kindTimestamp},       // 221 ExecutionTimestamp
-	{kind: kindList, elem: 284}, // 222 FilterList
-	{kind: kindList, hasMin: true, min: 0, hasMax: true, max: 3, elem: 285},                       // 223 EventSourceMappingMetricList
-	{kind: kindString, enum: []string{"DEBUG", "INFO", "WARN"}},                                   // 224 EventSourceMappingSystemLogLevel
-	{kind: kindInteger, hasMin: true, min: 2, hasMax: true, max: 1000},                            // 225 MaximumConcurrency
-	{kind: kindStructure, fields: []field{{name: "Destination", shape: 286}}},                     // 226 OnSuccess
-	{kind: kindStructure, fields: []field{{name: "Destination", shape: 286}}},                     // 227 OnFailure
-	{kind: kindStructure, fields: []field{{name: "Type", shape: 287}, {name: "URI", shape: 230}}}, // 228 SourceAccessConfiguration
-	{kind: kindString, enum: []string{"ReportBatchItemFailures"}},                                 // 229 FunctionResponseType
-	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 200, pattern: 37},                 // 230 URI
-	{kind: kindStructure, fields: []field{{name: "SchemaRegistryURI", shape: 288}, {name: "EventRecordFormat", shape: 289}, {name: "AccessConfigs", shape: 290}, {name: "SchemaValidationConfigs", shape: 291}}}, // 231 KafkaSchemaRegistryConfig
-	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 63, pattern: 38},     // 232 DatabaseName
-	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 57, pattern: 39},     // 233 CollectionName
-	{kind: kindString, enum: []string{"UpdateLookup", "Default"}},                    // 234 FullDocument
-	{kind: kindInteger, hasMin: true, min: 1, hasMax: true, max: 200},                // 235 MinimumNumberOfPollers
-	{kind: kindInteger, hasMin: true, min: 1, hasMax: true, max: 10000},              // 236 MaximumNumberOfPollers
-	{kind: kindString, hasMin: true, min: 0, hasMax: true, max: 128, pattern: 40},    // 237 ProvisionedPollerGroupName
-	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 128, pattern: 41},    // 238 TagKey
-	{kind: kindString, hasMin: true, min: 0, hasMax: true, max: 256, pattern: 41},    // 239 TagValue
-	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 249, pattern: 42},    // 240 Topic
-	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 1000},                // 241 Queue
-	{kind: kindMap, hasMin: true, min: 1, hasMax: true, max: 2, key: 292, elem: 293}, // 242 Endpoints
-	{kind: kindMap, key: 294, elem: 295},                                             // 243 AdditionalVersionWeights
-	{kind: kindList, hasMin: true, min: 0, hasMax: true, max: 16, elem: 296},         // 244 SubnetIds
-	{kind: kindList, hasMin: true, min: 0, hasMax: true, max: 5, elem: 297},          // 245 SecurityGroupIds
-	{kind: kindBoolean}, // 246 NullableBoolean
-	{kind: kindMap, sensitive: true, key: 298, elem: 299},                                                                                   // 247 EnvironmentVariables
-	{kind: kindString, hasMin: true, min: 0, hasMax: true, max: 10000, pattern: 2},                                                          // 248 ResourceArn
-	{kind: kindString, enum: []string{"Active", "PassThrough"}},                                                                             // 249 TracingMode
-	{kind: kindStructure, fields: []field{{name: "Arn", required: true, shape: 300}, {name: "LocalMountPath", required: true, shape: 301}}}, // 250 FileSystemConfig
-	{kind: kindList, hasMin: true, min: 0, hasMax: true, max: 1500, elem: 109},                                                              // 251 StringList
-	{kind: kindString, hasMin: true, min: 0, hasMax: true, max: 1000},                                                                       // 252 WorkingDirectory
-	{kind: kindInteger, hasMin: true, min: 512, hasMax: true, max: 10240},                                                                   // 253 EphemeralStorageSize
-	{kind: kindString, enum: []string{"PublishedVersions", "None"}},                                                                         // 254 SnapStartApplyOn
-	{kind: kindString, enum: []string{"JSON", "Text"}},                                                                                      // 255 LogFormat
-	{kind: kindString, enum: []string{"TRACE", "DEBUG", "INFO", "WARN", "ERROR", "FATAL"}},                                                  // 256 ApplicationLogLevel
-	{kind: kindString, enum: []string{"DEBUG", "INFO", "WARN"}},                                                                             // 257 SystemLogLevel
-	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 512, pattern: 43},                                                           // 258 LogGroup
-	{kind: kindStructure, fields: []field{{name: "CapacityProviderArn", required: true, shape: 302}, {name: "PerExecutionEnvironmentMaxConcurrency", shape: 303}, {name: "ExecutionEnvironmentMemoryGiBPerVCpu", shape: 304}}}, // 259 LambdaManagedInstancesCapacityProviderConfig
-	{kind: kindInteger, hasMin: true, min: 1, hasMax: true, max: 90},         // 260 RetentionPeriodInDays
-	{kind: kindInteger, hasMin: true, min: 1, hasMax: true, max: 31622400},   // 261 ExecutionTimeout
-	{kind: kindString, enum: []string{"PER_TENANT"}},                         // 262 TenantIsolationMode
-	{kind: kindList, hasMin: true, min: 1, hasMax: true, max: 20, elem: 108}, // 263 SigningProfileVersionArns
-	{kind: kindString, enum: []string{"Warn", "Enforce"}},                    // 264 CodeSigningPolicy
-	{kind: kindBoolean}, // 265 AllowCredentials
-	{kind: kindList, hasMin: true, min: 0, hasMax: true, max: 100, elem: 305}, // 266 HeadersList
-	{kind: kindList, hasMin: true, min: 0, hasMax: true, max: 6, elem: 306},   // 267 AllowMethodsList
-	{kind: kindList, hasMin: true, min: 0, hasMax: true, max: 100, elem: 307}, // 268 AllowOriginsList
-	{kind: kindInteger, hasMin: true, min: 0, hasMax: true, max: 86400},       // 269 MaxAge
-	{kind: kindInteger, hasMin: true, min: 2, hasMax: true, max: 15000},       // 270 CapacityProviderMaxVCpuCount
-	{kind: kindString, enum: []string{"Auto", "Manual"}},                      // 271 CapacityProviderScalingMode
-	{kind: kindList, hasMin: true, min: 1, hasMax: true, max: 10, elem: 308},  // 272 CapacityProviderScalingPoliciesList
-	{kind: kindString, enum: []string{"None", "Explicit"}},                    // 273 PropagateTagsMode
-	{kind: kindList, hasMin: true, min: 1, hasMax: true, max: 16, elem: 296},  // 274 CapacityProviderSubnetIds
-	{kind: kindList, hasMin: true, min: 0, hasMax: true, max: 5, elem: 297},   // 275 CapacityProviderSecurityGroupIds
-	{kind: kindList, hasMin: true, min: 0, hasMax: true, max: 400, elem: 309}, // 276 InstanceTypeSet
-	{kind: kindInteger, hasMin: true, min: 0, hasMax: true, max: 15000},       // 277 FunctionScalingConfigExecutionEnvironments
-	{kind: kindString, sensitive: true},                                       // 278 ErrorMessage
-	{kind: kindString, sensitive: true},                                       // 279 ErrorType
-	{kind: kindString, sensitive: true},                                       // 280 ErrorData
-	{kind: kindList, elem: 310},                                               // 281 StackTraceEntries
-	{kind: kindStructure, fields: []field{{name: "Id", required: true, shape: 311}, {name: "ParentId", shape: 311}, {name: "Name", shape: 312}, {name: "Type", required: true, shape: 313}, {name: "SubType", shape: 314}, {name: "Action", required: true, shape: 315}, {name: "Payload", shape: 316}, {name: "Error", shape: 211}, {name: "ContextOptions", shape: 317}, {name: "StepOptions", shape: 318}, {name: "WaitOptions", shape: 319}, {name: "CallbackOptions", shape: 320}, {name: "ChainedInvokeOptions", shape: 321}}}, // 282 OperationUpdate
-	{kind: kindString, enum: []string{"RUNNING", "SUCCEEDED", "FAILED", "TIMED_OUT", "STOPPED"}}, // 283 ExecutionStatus
-	{kind: kindStructure, fields: []field{{name: "Pattern", shape: 322}}},                        // 284 Filter
-	{kind: kindString, enum: []string{"EventCount", "ErrorCount", "KafkaMetrics"}},               // 285 EventSourceMappingMetric
-	{kind: kindString, hasMin: true, min: 0, hasMax: true, max: 350, pattern: 44},                // 286 DestinationArn
-	{kind: kindString, enum: []string{"BASIC_AUTH", "VPC_SUBNET", "VPC_SECURITY_GROUP", "SASL_SCRAM_512_AUTH", "SASL_SCRAM_256_AUTH", "VIRTUAL_HOST", "CLIENT_CERTIFICATE_TLS_AUTH", "SERVER_ROOT_CA_CERTIFICATE"}}, // 287 SourceAccessType
-	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 10000, pattern: 45}, // 288 SchemaRegistryUri
-	{kind: kindString, enum: []string{"JSON", "SOURCE"}},                            // 289 SchemaRegistryEventRecordFormat
-	{kind: kindList, elem: 323},                                                     // 290 KafkaSchemaRegistryAccessConfigList
-	{kind: kindList, elem: 324},                                                     // 291 KafkaSchemaValidationConfigList
-	{kind: kindString, enum: []string{"KAFKA_BOOTSTRAP_SERVERS"}},                   // 292 EndPointType
-	{kind: kindList, hasMin: true, min: 1, hasMax: true, max: 10, elem: 325},        // 293 EndpointLists
-	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 1024, pattern: 46},  // 294 AdditionalVersion
-	{kind: kindFloat, hasMin: true, min: 0, hasMax: true, max: 1},                   // 295 Weight
-	{kind: kindString, hasMin: true, min: 0, hasMax: true, max: 1024, pattern: 47},  // 296 SubnetId
-	{kind: kindString, hasMin: true, min: 0, hasMax: true, max: 1024, pattern: 48},  // 297 SecurityGroupId
-	{kind: kindString, sensitive: true, pattern: 49},                                // 298 EnvironmentVariableName
-	{kind: kindString, sensitive: true},                                             // 299 EnvironmentVariableValue
-	{kind: kindString, hasMin: true, min: 0, hasMax: true, max: 256, pattern: 50},   // 300 FileSystemArn
-	{kind: kindString, hasMin: true, min: 0, hasMax: true, max: 160, pattern: 51},   // 301 LocalMountPath
-	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 140, pattern: 52},   // 302 CapacityProviderArn
-	{kind: kindInteger, hasMin: true, min: 1, hasMax: true, max: 1600},              // 303 PerExecutionEnvironmentMaxConcurrency
-	{kind: kindFloat, hasMin: true, min: 2, hasMax: true, max: 8},                   // 304 ExecutionEnvironmentMemoryGiBPerVCpu
-	{kind: kindString, hasMin: true, min: 0, hasMax: true, max: 1024},               // 305 Header
-	{kind: kindString, hasMin: true, min: 0, hasMax: true, max: 6},                  // 306 Method
-	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 253},                // 307 Origin
-	{kind: kindStructure, fields: []field{{name: "PredefinedMetricType", required: true, shape: 326}, {name: "TargetValue", required: true, shape: 327}}}, // 308 TargetTrackingScalingPolicy
-	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 30, pattern: 53},                                                                          // 309 InstanceType
-	{kind: kindString, sensitive: true},                                                                                                                    // 310 StackTraceEntry
-	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 64, pattern: 11},                                                                           // 311 OperationId
-	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 256, pattern: 54},                                                                          // 312 OperationName
-	{kind: kindString, enum: []string{"EXECUTION", "CONTEXT", "STEP", "WAIT", "CALLBACK", "CHAINED_INVOKE"}},                                               // 313 OperationType
-	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 32, pattern: 11},                                                                           // 314 OperationSubType
-	{kind: kindString, enum: []string{"START", "SUCCEED", "FAIL", "RETRY", "CANCEL"}},                                                                      // 315 OperationAction
-	{kind: kindString, sensitive: true, hasMin: true, min: 0, hasMax: true, max: 6291456},                                                                  // 316 OperationPayload
-	{kind: kindStructure, fields: []field{{name: "ReplayChildren", shape: 328}}},                                                                           // 317 ContextOptions
-	{kind: kindStructure, fields: []field{{name: "NextAttemptDelaySeconds", own: &bounds{hasMin: true, min: 1, hasMax: true, max: 31622400}, shape: 329}}}, // 318 StepOptions
-	{kind: kindStructure, fields: []field{{name: "WaitSeconds", own: &bounds{hasMin: true, min: 1, hasMax: true, max: 31622400}, shape: 329}}},             // 319 WaitOptions
-	{kind: kindStructure, fields: []field{{name: "TimeoutSeconds", own: &bounds{hasMin: true, min: 0, hasMax: true, max: 99999999}, shape: 329}, {name: "HeartbeatTimeoutSeconds", own: &bounds{hasMin: true, min: 0, hasMax: true, max: 99999999}, shape: 329}}}, // 320 CallbackOptions
-	{kind: kindStructure, fields: []field{{name: "FunctionName", required: true, shape: 85}, {name: "TenantId", shape: 150}}},                                                                                                                                     // 321 ChainedInvokeOptions
-	{kind: kindString, hasMin: true, min: 0, hasMax: true, max: 4096},                             // 322 Pattern
-	{kind: kindStructure, fields: []field{{name: "Type", shape: 330}, {name: "URI", shape: 108}}}, // 323 KafkaSchemaRegistryAccessConfig
-	{kind: kindStructure, fields: []field{{name: "Attribute", shape: 331}}},                       // 324 KafkaSchemaValidationConfig
-	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 300, pattern: 55},                 // 325 Endpoint
-	{kind: kindString, enum: []string{"LambdaCapacityProviderAverageCPUUtilization"}},             // 326 CapacityProviderPredefinedMetricType
-	{kind: kindFloat, hasMin: true, min: 0, hasMax: true, max: 100},                               // 327 MetricTargetValue
-	{kind: kindBoolean},                       // 328 ReplayChildren
-	{kind: kindInteger, hasMin: true, min: 0}, // 329 DurationSeconds
-	{kind: kindString, enum: []string{"BASIC_AUTH", "CLIENT_CERTIFICATE_TLS_AUTH", "SERVER_ROOT_CA_CERTIFICATE"}}, // 330 KafkaSchemaRegistryAuthType
-	{kind: kindString, enum: []string{"KEY", "VALUE"}},                                                            // 331 KafkaSchemaValidationAttribute
+	// 0 InvokeAsyncRequest
+	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 85}, {name: "InvokeArgs", in: inPayload, key: "InvokeArgs", required: true, shape: 86}}},
+	// 1 DeleteEventSourceMappingRequest
+	{kind: kindStructure, fields: []field{{name: "UUID", in: inLabel, key: "UUID", required: true, shape: 87}}},
+	// 2 GetEventSourceMappingRequest
+	{kind: kindStructure, fields: []field{{name: "UUID", in: inLabel, key: "UUID", required: true, shape: 87}}},
+	// 3 UpdateEventSourceMappingRequest
+	{kind: kindStructure, fields: []field{{name: "UUID", in: inLabel, key: "UUID", required: true, shape: 87}, {name: "FunctionName", shape: 85}, {name: "Enabled", shape: 88}, {name: "BatchSize", shape: 89}, {name: "FilterCriteria", shape: 90}, {name: "KMSKeyArn", shape: 91}, {name: "MetricsConfig", shape: 92}, {name: "LoggingConfig", shape: 93}, {name: "ScalingConfig", shape: 94}, {name: "MaximumBatchingWindowInSeconds", shape: 95}, {name: "ParallelizationFactor", shape: 96}, {name: "DestinationConfig", shape: 97}, {name: "MaximumRecordAgeInSeconds", shape: 98}, {name: "BisectBatchOnFunctionError", shape: 99}, {name: "MaximumRetryAttempts", shape: 100}, {name: "TumblingWindowInSeconds", shape: 101}, {name: "SourceAccessConfigurations", shape: 102}, {name: "FunctionResponseTypes", shape: 103}, {name: "AmazonManagedKafkaEventSourceConfig", shape: 104}, {name: "SelfManagedKafkaEventSourceConfig", shape: 105}, {name: "DocumentDBEventSourceConfig", shape: 106}, {name: "ProvisionedPollerConfig", shape: 107}}},
+	// 4 ListEventSourceMappingsRequest
+	{kind: kindStructure, fields: []field{{name: "EventSourceArn", in: inQuery, key: "EventSourceArn", shape: 108}, {name: "FunctionName", in: inQuery, key: "FunctionName", shape: 85}, {name: "Marker", in: inQuery, key: "Marker", shape: 109}, {name: "MaxItems", in: inQuery, key: "MaxItems", shape: 110}}},
+	// 5 CreateEventSourceMappingRequest
+	{kind: kindStructure, fields: []field{{name: "EventSourceArn", shape: 108}, {name: "FunctionName", required: true, shape: 85}, {name: "Enabled", shape: 88}, {name: "BatchSize", shape: 89}, {name: "FilterCriteria", shape: 90}, {name: "KMSKeyArn", shape: 91}, {name: "MetricsConfig", shape: 92}, {name: "LoggingConfig", shape: 93}, {name: "ScalingConfig", shape: 94}, {name: "MaximumBatchingWindowInSeconds", shape: 95}, {name: "ParallelizationFactor", shape: 96}, {name: "StartingPosition", shape: 111}, {name: "StartingPositionTimestamp", shape: 112}, {name: "DestinationConfig", shape: 97}, {name: "MaximumRecordAgeInSeconds", shape: 98}, {name: "BisectBatchOnFunctionError", shape: 99}, {name: "MaximumRetryAttempts", shape: 100}, {name: "Tags", shape: 113}, {name: "TumblingWindowInSeconds", shape: 101}, {name: "Topics", shape: 114}, {name: "Queues", shape: 115}, {name: "SourceAccessConfigurations", shape: 102}, {name: "SelfManagedEventSource", shape: 116}, {name: "FunctionResponseTypes", shape: 103}, {name: "AmazonManagedKafkaEventSourceConfig", shape: 104}, {name: "SelfManagedKafkaEventSourceConfig", shape: 105}, {name: "DocumentDBEventSourceConfig", shape: 106}, {name: "ProvisionedPollerConfig", shape: 107}}},
+	// 6 DeleteAliasRequest
+	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 117}, {name: "Name", in: inLabel, key: "Name", required: true, shape: 118}}},
+	// 7 GetAliasRequest
+	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 117}, {name: "Name", in: inLabel, key: "Name", required: true, shape: 118}}},
+	// 8 UpdateAliasRequest
+	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 117}, {name: "Name", in: inLabel, key: "Name", required: true, shape: 118}, {name: "FunctionVersion", shape: 119}, {name: "Description", shape: 120}, {name: "RoutingConfig", shape: 121}, {name: "RevisionId", shape: 109}}},
+	// 9 ListAliasesRequest
+	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 117}, {name: "FunctionVersion", in: inQuery, key: "FunctionVersion", shape: 119}, {name: "Marker", in: inQuery, key: "Marker", shape: 109}, {name: "MaxItems", in: inQuery, key: "MaxItems", shape: 110}}},
+	// 10 CreateAliasRequest
+	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 117}, {name: "Name", required: true, shape: 118}, {name: "FunctionVersion", required: true, shape: 119}, {name: "Description", shape: 120}, {name: "RoutingConfig", shape: 121}}},
+	// 11 UpdateFunctionCodeRequest
+	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 117}, {name: "ZipFile", shape: 122}, {name: "S3Bucket", shape: 123}, {name: "S3Key", shape: 124}, {name: "S3ObjectVersion", shape: 125}, {name: "ImageUri", shape: 109}, {name: "Architectures", shape: 126}, {name: "Publish", shape: 127}, {name: "PublishTo", shape: 128}, {name: "DryRun", shape: 127}, {name: "RevisionId", shape: 109}, {name: "SourceKMSKeyArn", shape: 91}}},
+	// 12 GetFunctionConfigurationRequest
+	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 85}, {name: "Qualifier", in: inQuery, key: "Qualifier", shape: 129}}},
+	// 13 UpdateFunctionConfigurationRequest
+	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 117}, {name: "Role", shape: 130}, {name: "Handler", shape: 131}, {name: "Description", shape: 120}, {name: "Timeout", shape: 132}, {name: "MemorySize", shape: 133}, {name: "VpcConfig", shape: 134}, {name: "Environment", shape: 135}, {name: "Runtime", shape: 136}, {name: "DeadLetterConfig", shape: 137}, {name: "KMSKeyArn", shape: 91}, {name: "TracingConfig", shape: 138}, {name: "RevisionId", shape: 109}, {name: "Layers", shape: 139}, {name: "FileSystemConfigs", shape: 140}, {name: "ImageConfig", shape: 141}, {name: "EphemeralStorage", shape: 142}, {name: "SnapStart", shape: 143}, {name: "LoggingConfig", shape: 144}, {name: "CapacityProviderConfig", shape: 145}, {name: "DurableConfig", shape: 146}}},
+	// 14 InvocationRequest
+	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 85}, {name: "InvocationType", in: inHeader, key: "X-Amz-Invocation-Type", shape: 147}, {name: "LogType", in: inHeader, key: "X-Amz-Log-Type", shape: 148}, {name: "ClientContext", in: inHeader, key: "X-Amz-Client-Context", shape: 109}, {name: "DurableExecutionName", in: inHeader, key: "X-Amz-Durable-Execution-Name", shape: 149}, {name: "Payload", in: inPayload, key: "Payload", shape: 122}, {name: "Qualifier", in: inQuery, key: "Qualifier", shape: 129}, {name: "TenantId", in: inHeader, key: "X-Amz-Tenant-Id", shape: 150}}},
+	// 15 RemovePermissionRequest
+	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 85}, {name: "StatementId", in: inLabel, key: "StatementId", required: true, shape: 151}, {name: "Qualifier", in: inQuery, key: "Qualifier", shape: 129}, {name: "RevisionId", in: inQuery, key: "RevisionId", shape: 109}}},
+	// 16 GetPolicyRequest
+	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 85}, {name: "Qualifier", in: inQuery, key: "Qualifier", shape: 129}}},
+	// 17 AddPermissionRequest
+	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 85}, {name: "StatementId", required: true, shape: 152}, {name: "Action", required: true, shape: 153}, {name: "Principal", required: true, shape: 154}, {name: "SourceArn", shape: 108}, {name: "FunctionUrlAuthType", shape: 155}, {name: "InvokedViaFunctionUrl", shape: 156}, {name: "SourceAccount", shape: 157}, {name: "EventSourceToken", shape: 158}, {name: "Qualifier", in: inQuery, key: "Qualifier", shape: 129}, {name: "RevisionId", shape: 109}, {name: "PrincipalOrgID", shape: 159}}},
+	// 18 ListVersionsByFunctionRequest
+	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 85}, {name: "Marker", in: inQuery, key: "Marker", shape: 109}, {name: "MaxItems", in: inQuery, key: "MaxItems", shape: 110}}},
+	// 19 PublishVersionRequest
+	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 117}, {name: "CodeSha256", shape: 109}, {name: "Description", shape: 120}, {name: "RevisionId", shape: 109}, {name: "PublishTo", shape: 128}}},
+	// 20 DeleteFunctionRequest
+	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 85}, {name: "Qualifier", in: inQuery, key: "Qualifier", shape: 129}}},
+	// 21 GetFunctionRequest
+	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 85}, {name: "Qualifier", in: inQuery, key: "Qualifier", shape: 129}}},
+	// 22 ListFunctionsRequest
+	{kind: kindStructure, fields: []field{{name: "MasterRegion", in: inQuery, key: "MasterRegion", shape: 160}, {name: "FunctionVersion", in: inQuery, key: "FunctionVersion", shape: 161}, {name: "Marker", in: inQuery, key: "Marker", shape: 109}, {name: "MaxItems", in: inQuery, key: "MaxItems", shape: 110}}},
+	// 23 CreateFunctionRequest
+	{kind: kindStructure, fields: []field{{name: "FunctionName", required: true, shape: 117}, {name: "Runtime", shape: 136}, {name: "Role", required: true, shape: 130}, {name: "Handler", shape: 131}, {name: "Code", required: true, shape: 162}, {name: "Description", shape: 120}, {name: "Timeout", shape: 132}, {name: "MemorySize", shape: 133}, {name: "Publish", shape: 127}, {name: "PublishTo", shape: 128}, {name: "VpcConfig", shape: 134}, {name: "PackageType", shape: 163}, {name: "DeadLetterConfig", shape: 137}, {name: "Environment", shape: 135}, {name: "KMSKeyArn", shape: 91}, {name: "TracingConfig", shape: 138}, {name: "Tags", shape: 113}, {name: "Layers", shape: 139}, {name: "FileSystemConfigs", shape: 140}, {name: "CodeSigningConfigArn", shape: 164}, {name: "ImageConfig", shape: 141}, {name: "Architectures", shape: 126}, {name: "EphemeralStorage", shape: 142}, {name: "SnapStart", shape: 143}, {name: "LoggingConfig", shape: 144}, {name: "TenancyConfig", shape: 165}, {name: "CapacityProviderConfig", shape: 145}, {name: "DurableConfig", shape: 146}}},
+	// 24 GetAccountSettingsRequest
+	{kind: kindStructure, fields: []field{}},
+	// 25 UntagResourceRequest
+	{kind: kindStructure, fields: []field{{name: "Resource", in: inLabel, key: "Resource", required: true, shape: 166}, {name: "TagKeys", in: inQuery, key: "tagKeys", required: true, shape: 167}}},
+	// 26 ListTagsRequest
+	{kind: kindStructure, fields: []field{{name: "Resource", in: inLabel, key: "Resource", required: true, shape: 166}}},
+	// 27 TagResourceRequest
+	{kind: kindStructure, fields: []field{{name: "Resource", in: inLabel, key: "Resource", required: true, shape: 166}, {name: "Tags", required: true, shape: 113}}},
+	// 28 DeleteFunctionConcurrencyRequest
+	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 117}}},
+	// 29 PutFunctionConcurrencyRequest
+	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 117}, {name: "ReservedConcurrentExecutions", required: true, shape: 168}}},
+	// 30 RemoveLayerVersionPermissionRequest
+	{kind: kindStructure, fields: []field{{name: "LayerName", in: inLabel, key: "LayerName", required: true, shape: 169}, {name: "VersionNumber", in: inLabel, key: "VersionNumber", required: true, shape: 170}, {name: "StatementId", in: inLabel, key: "StatementId", required: true, shape: 152}, {name: "RevisionId", in: inQuery, key: "RevisionId", shape: 109}}},
+	// 31 GetLayerVersionPolicyRequest
+	{kind: kindStructure, fields: []field{{name: "LayerName", in: inLabel, key: "LayerName", required: true, shape: 169}, {name: "VersionNumber", in: inLabel, key: "VersionNumber", required: true, shape: 170}}},
+	// 32 AddLayerVersionPermissionRequest
+	{kind: kindStructure, fields: []field{{name: "LayerName", in: inLabel, key: "LayerName", required: true, shape: 169}, {name: "VersionNumber", in: inLabel, key: "VersionNumber", required: true, shape: 170}, {name: "StatementId", required: true, shape: 152}, {name: "Action", required: true, shape: 171}, {name: "Principal", required: true, shape: 172}, {name: "OrganizationId", shape: 173}, {name: "RevisionId", in: inQuery, key: "RevisionId", shape: 109}}},
+	// 33 DeleteLayerVersionRequest
+	{kind: kindStructure, fields: []field{{name: "LayerName", in: inLabel, key: "LayerName", required: true, shape: 169}, {name: "VersionNumber", in: inLabel, key: "VersionNumber", required: true, shape: 170}}},
+	// 34 GetLayerVersionRequest
+	{kind: kindStructure, fields: []field{{name: "LayerName", in: inLabel, key: "LayerName", required: true, shape: 169}, {name: "VersionNumber", in: inLabel, key: "VersionNumber", required: true, shape: 170}}},
+	// 35 ListLayerVersionsRequest
+	{kind: kindStructure, fields: []field{{name: "CompatibleArchitecture", in: inQuery, key: "CompatibleArchitecture", shape: 174}, {name: "CompatibleRuntime", in: inQuery, key: "CompatibleRuntime", shape: 136}, {name: "LayerName", in: inLabel, key: "LayerName", required: true, shape: 169}, {name: "Marker", in: inQuery, key: "Marker", shape: 109}, {name: "MaxItems", in: inQuery, key: "MaxItems", shape: 175}}},
+	// 36 PublishLayerVersionRequest
+	{kind: kindStructure, fields: []field{{name: "LayerName", in: inLabel, key: "LayerName", required: true, shape: 169}, {name: "Description", shape: 120}, {name: "Content", required: true, shape: 176}, {name: "CompatibleArchitectures", shape: 177}, {name: "CompatibleRuntimes", shape: 178}, {name: "LicenseInfo", shape: 179}}},
+	// 37 GetLayerVersionByArnRequest
+	{kind: kindStructure, fields: []field{{name: "Arn", in: inQuery, key: "Arn", required: true, shape: 180}}},
+	// 38 ListLayersRequest
+	{kind: kindStructure, fields: []field{{name: "CompatibleArchitecture", in: inQuery, key: "CompatibleArchitecture", shape: 174}, {name: "CompatibleRuntime", in: inQuery, key: "CompatibleRuntime", shape: 136}, {name: "Marker", in: inQuery, key: "Marker", shape: 109}, {name: "MaxItems", in: inQuery, key: "MaxItems", shape: 175}}},
+	// 39 ListFunctionEventInvokeConfigsRequest
+	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 85}, {name: "Marker", in: inQuery, key: "Marker", shape: 109}, {name: "MaxItems", in: inQuery, key: "MaxItems", shape: 181}}},
+	// 40 DeleteFunctionEventInvokeConfigRequest
+	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 85}, {name: "Qualifier", in: inQuery, key: "Qualifier", shape: 129}}},
+	// 41 GetFunctionEventInvokeConfigRequest
+	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 85}, {name: "Qualifier", in: inQuery, key: "Qualifier", shape: 129}}},
+	// 42 UpdateFunctionEventInvokeConfigRequest
+	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 85}, {name: "Qualifier", in: inQuery, key: "Qualifier", shape: 129}, {name: "MaximumRetryAttempts", shape: 182}, {name: "MaximumEventAgeInSeconds", shape: 183}, {name: "DestinationConfig", shape: 97}}},
+	// 43 PutFunctionEventInvokeConfigRequest
+	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 85}, {name: "Qualifier", in: inQuery, key: "Qualifier", shape: 129}, {name: "MaximumRetryAttempts", shape: 182}, {name: "MaximumEventAgeInSeconds", shape: 183}, {name: "DestinationConfig", shape: 97}}},
+	// 44 GetFunctionConcurrencyRequest
+	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 117}}},
+	// 45 ListProvisionedConcurrencyConfigsRequest
+	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 117}, {name: "Marker", in: inQuery, key: "Marker", shape: 109}, {name: "MaxItems", in: inQuery, key: "MaxItems", shape: 184}}},
+	// 46 DeleteProvisionedConcurrencyConfigRequest
+	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 117}, {name: "Qualifier", in: inQuery, key: "Qualifier", required: true, shape: 185}}},
+	// 47 GetProvisionedConcurrencyConfigRequest
+	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 117}, {name: "Qualifier", in: inQuery, key: "Qualifier", required: true, shape: 185}}},
+	// 48 PutProvisionedConcurrencyConfigRequest
+	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 117}, {name: "Qualifier", in: inQuery, key: "Qualifier", required: true, shape: 185}, {name: "ProvisionedConcurrentExecutions", required: true, shape: 186}}},
+	// 49 ListFunctionsByCodeSigningConfigRequest
+	{kind: kindStructure, fields: []field{{name: "CodeSigningConfigArn", in: inLabel, key: "CodeSigningConfigArn", required: true, shape: 164}, {name: "Marker", in: inQuery, key: "Marker", shape: 109}, {name: "MaxItems", in: inQuery, key: "MaxItems", shape: 110}}},
+	// 50 DeleteCodeSigningConfigRequest
+	{kind: kindStructure, fields: []field{{name: "CodeSigningConfigArn", in: inLabel, key: "CodeSigningConfigArn", required: true, shape: 164}}},
+	// 51 GetCodeSigningConfigRequest
+	{kind: kindStructure, fields: []field{{name: "CodeSigningConfigArn", in: inLabel, key: "CodeSigningConfigArn", required: true, shape: 164}}},
+	// 52 UpdateCodeSigningConfigRequest
+	{kind: kindStructure, fields: []field{{name: "CodeSigningConfigArn", in: inLabel, key: "CodeSigningConfigArn", required: true, shape: 164}, {name: "Description", shape: 120}, {name: "AllowedPublishers", shape: 187}, {name: "CodeSigningPolicies", shape: 188}}},
+	// 53 ListCodeSigningConfigsRequest
+	{kind: kindStructure, fields: []field{{name: "Marker", in: inQuery, key: "Marker", shape: 109}, {name: "MaxItems", in: inQuery, key: "MaxItems", shape: 110}}},
+	// 54 CreateCodeSigningConfigRequest
+	{kind: kindStructure, fields: []field{{name: "Description", shape: 120}, {name: "AllowedPublishers", required: true, shape: 187}, {name: "CodeSigningPolicies", shape: 188}, {name: "Tags", shape: 113}}},
+	// 55 DeleteFunctionCodeSigningConfigRequest
+	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 85}}},
+	// 56 GetFunctionCodeSigningConfigRequest
+	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 85}}},
+	// 57 PutFunctionCodeSigningConfigRequest
+	{kind: kindStructure, fields: []field{{name: "CodeSigningConfigArn", required: true, shape: 164}, {name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 85}}},
+	// 58 GetRuntimeManagementConfigRequest
+	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 85}, {name: "Qualifier", in: inQuery, key: "Qualifier", shape: 129}}},
+	// 59 PutRuntimeManagementConfigRequest
+	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 85}, {name: "Qualifier", in: inQuery, key: "Qualifier", shape: 129}, {name: "UpdateRuntimeOn", required: true, shape: 189}, {name: "RuntimeVersionArn", shape: 190}}},
+	// 60 DeleteFunctionUrlConfigRequest
+	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 191}, {name: "Qualifier", in: inQuery, key: "Qualifier", shape: 192}}},
+	// 61 GetFunctionUrlConfigRequest
+	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 191}, {name: "Qualifier", in: inQuery, key: "Qualifier", shape: 192}}},
+	// 62 CreateFunctionUrlConfigRequest
+	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 191}, {name: "Qualifier", in: inQuery, key: "Qualifier", shape: 192}, {name: "AuthType", required: true, shape: 155}, {name: "Cors", shape: 193}, {name: "InvokeMode", shape: 194}}},
+	// 63 UpdateFunctionUrlConfigRequest
+	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 191}, {name: "Qualifier", in: inQuery, key: "Qualifier", shape: 192}, {name: "AuthType", shape: 155}, {name: "Cors", shape: 193}, {name: "InvokeMode", shape: 194}}},
+	// 64 ListFunctionUrlConfigsRequest
+	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 191}, {name: "Marker", in: inQuery, key: "Marker", shape: 109}, {name: "MaxItems", in: inQuery, key: "MaxItems", shape: 195}}},
+	// 65 InvokeWithResponseStreamRequest
+	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 85}, {name: "InvocationType", in: inHeader, key: "X-Amz-Invocation-Type", shape: 196}, {name: "LogType", in: inHeader, key: "X-Amz-Log-Type", shape: 148}, {name: "ClientContext", in: inHeader, key: "X-Amz-Client-Context", shape: 109}, {name: "Qualifier", in: inQuery, key: "Qualifier", shape: 129}, {name: "Payload", in: inPayload, key: "Payload", shape: 122}, {name: "TenantId", in: inHeader, key: "X-Amz-Tenant-Id", shape: 150}}},
+	// 66 GetFunctionRecursionConfigRequest
+	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 197}}},
+	// 67 PutFunctionRecursionConfigRequest
+	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 197}, {name: "RecursiveLoop", required: true, shape: 198}}},
+	// 68 ListFunctionVersionsByCapacityProviderRequest
+	{kind: kindStructure, fields: []field{{name: "CapacityProviderName", in: inLabel, key: "CapacityProviderName", required: true, shape: 199}, {name: "Marker", in: inQuery, key: "Marker", shape: 109}, {name: "MaxItems", in: inQuery, key: "MaxItems", shape: 200}}},
+	// 69 DeleteCapacityProviderRequest
+	{kind: kindStructure, fields: []field{{name: "CapacityProviderName", in: inLabel, key: "CapacityProviderName", required: true, shape: 199}}},
+	// 70 GetCapacityProviderRequest
+	{kind: kindStructure, fields: []field{{name: "CapacityProviderName", in: inLabel, key: "CapacityProviderName", required: true, shape: 199}}},
+	// 71 UpdateCapacityProviderRequest
+	{kind: kindStructure, fields: []field{{name: "CapacityProviderName", in: inLabel, key: "CapacityProviderName", required: true, shape: 199}, {name: "CapacityProviderScalingConfig", shape: 201}, {name: "PropagateTags", shape: 202}}},
+	// 72 ListCapacityProvidersRequest
+	{kind: kindStructure, fields: []field{{name: "State", in: inQuery, key: "State", shape: 203}, {name: "Marker", in: inQuery, key: "Marker", shape: 109}, {name: "MaxItems", in: inQuery, key: "MaxItems", shape: 200}}},
+	// 73 CreateCapacityProviderRequest
+	{kind: kindStructure, fields: []field{{name: "CapacityProviderName", required: true, shape: 199}, {name: "VpcConfig", required: true, shape: 204}, {name: "PermissionsConfig", required: true, shape: 205}, {name: "InstanceRequirements", shape: 206}, {name: "CapacityProviderScalingConfig", shape: 201}, {name: "KmsKeyArn", shape: 207}, {name: "Tags", shape: 113}, {name: "PropagateTags", shape: 202}}},
+	// 74 GetFunctionScalingConfigRequest
+	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 197}, {name: "Qualifier", in: inQuery, key: "Qualifier", required: true, shape: 208}}},
+	// 75 PutFunctionScalingConfigRequest
+	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 197}, {name: "Qualifier", in: inQuery, key: "Qualifier", required: true, shape: 208}, {name: "FunctionScalingConfig", shape: 209}}},
+	// 76 SendDurableExecutionCallbackFailureRequest
+	{kind: kindStructure, fields: []field{{name: "CallbackId", in: inLabel, key: "CallbackId", required: true, shape: 210}, {name: "Error", in: inPayload, key: "Error", shape: 211}}},
+	// 77 SendDurableExecutionCallbackHeartbeatRequest
+	{kind: kindStructure, fields: []field{{name: "CallbackId", in: inLabel, key: "CallbackId", required: true, shape: 210}}},
+	// 78 SendDurableExecutionCallbackSuccessRequest
+	{kind: kindStructure, fields: []field{{name: "CallbackId", in: inLabel, key: "CallbackId", required: true, shape: 210}, {name: "Result", in: inPayload, key: "Result", shape: 212}}},
+	// 79 CheckpointDurableExecutionRequest
+	{kind: kindStructure, fields: []field{{name: "DurableExecutionArn", in: inLabel, key: "DurableExecutionArn", required: true, shape: 213}, {name: "CheckpointToken", required: true, shape: 214}, {name: "Updates", shape: 215}, {name: "ClientToken", shape: 216}}},
+	// 80 GetDurableExecutionHistoryRequest
+	{kind: kindStructure, fields: []field{{name: "DurableExecutionArn", in: inLabel, key: "DurableExecutionArn", required: true, shape: 213}, {name: "IncludeExecutionData", in: inQuery, key: "IncludeExecutionData", shape: 217}, {name: "MaxItems", in: inQuery, key: "MaxItems", shape: 218}, {name: "Marker", in: inQuery, key: "Marker", shape: 109}, {name: "ReverseOrder", in: inQuery, key: "ReverseOrder", shape: 219}}},
+	// 81 GetDurableExecutionStateRequest
+	{kind: kindStructure, fields: []field{{name: "DurableExecutionArn", in: inLabel, key: "DurableExecutionArn", required: true, shape: 213}, {name: "CheckpointToken", in: inQuery, key: "CheckpointToken", required: true, shape: 214}, {name: "Marker", in: inQuery, key: "Marker", shape: 109}, {name: "MaxItems", in: inQuery, key: "MaxItems", shape: 218}}},
+	// 82 StopDurableExecutionRequest
+	{kind: kindStructure, fields: []field{{name: "DurableExecutionArn", in: inLabel, key: "DurableExecutionArn", required: true, shape: 213}, {name: "Error", in: inPayload, key: "Error", shape: 211}}},
+	// 83 GetDurableExecutionRequest
+	{kind: kindStructure, fields: []field{{name: "DurableExecutionArn", in: inLabel, key: "DurableExecutionArn", required: true, shape: 213}}},
+	// 84 ListDurableExecutionsByFunctionRequest
+	{kind: kindStructure, fields: []field{{name: "FunctionName", in: inLabel, key: "FunctionName", required: true, shape: 85}, {name: "Qualifier", in: inQuery, key: "Qualifier", shape: 129}, {name: "DurableExecutionName", in: inQuery, key: "DurableExecutionName", shape: 149}, {name: "Statuses", in: inQuery, key: "Statuses", shape: 220}, {name: "StartedAfter", in: inQuery, key: "StartedAfter", shape: 221}, {name: "StartedBefore", in: inQuery, key: "StartedBefore", shape: 221}, {name: "ReverseOrder", in: inQuery, key: "ReverseOrder", shape: 219}, {name: "Marker", in: inQuery, key: "Marker", shape: 109}, {name: "MaxItems", in: inQuery, key: "MaxItems", shape: 218}}},
+	// 85 NamespacedFunctionName
+	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 256, pattern: 1},
+	// 86 BlobStream
+	{kind: kindBlob},
+	// 87 UUIDString
+	{kind: kindString, hasMin: true, min: 36, hasMax: true, max: 36},
+	// 88 Enabled
+	{kind: kindBoolean},
+	// 89 BatchSize
+	{kind: kindInteger, hasMin: true, min: 1, hasMax: true, max: 10000},
+	// 90 FilterCriteria
+	{kind: kindStructure, fields: []field{{name: "Filters", shape: 222}}},
+	// 91 KMSKeyArn
+	{kind: kindString, hasMin: true, min: 0, hasMax: true, max: 10000, pattern: 2},
+	// 92 EventSourceMappingMetricsConfig
+	{kind: kindStructure, fields: []field{{name: "Metrics", shape: 223}}},
+	// 93 EventSourceMappingLoggingConfig
+	{kind: kindStructure, fields: []field{{name: "SystemLogLevel", shape: 224}}},
+	// 94 ScalingConfig
+	{kind: kindStructure, fields: []field{{name: "MaximumConcurrency", shape: 225}}},
+	// 95 MaximumBatchingWindowInSeconds
+	{kind: kindInteger, hasMin: true, min: 0, hasMax: true, max: 300},
+	// 96 ParallelizationFactor
+	{kind: kindInteger, hasMin: true, min: 1, hasMax: true, max: 10},
+	// 97 DestinationConfig
+	{kind: kindStructure, fields: []field{{name: "OnSuccess", shape: 226}, {name: "OnFailure", shape: 227}}},
+	// 98 MaximumRecordAgeInSeconds
+	{kind: kindInteger, hasMin: true, min: -1, hasMax: true, max: 604800},
+	// 99 BisectBatchOnFunctionError
+	{kind: kindBoolean},
+	// 100 MaximumRetryAttemptsEventSourceMapping
+	{kind: kindInteger, hasMin: true, min: -1, hasMax: true, max: 10000},
+	// 101 TumblingWindowInSeconds
+	{kind: kindInteger, hasMin: true, min: 0, hasMax: true, max: 900},
+	// 102 SourceAccessConfigurations
+	{kind: kindList, hasMin: true, min: 0, hasMax: true, max: 23, elem: 228},
+	// 103 FunctionResponseTypeList
+	{kind: kindList, hasMin: true, min: 0, hasMax: true, max: 1, elem: 229},
+	// 104 AmazonManagedKafkaEventSourceConfig
+	{kind: kindStructure, fields: []field{{name: "ConsumerGroupId", shape: 230}, {name: "SchemaRegistryConfig", shape: 231}}},
+	// 105 SelfManagedKafkaEventSourceConfig
+	{kind: kindStructure, fields: []field{{name: "ConsumerGroupId", shape: 230}, {name: "SchemaRegistryConfig", shape: 231}}},
+	// 106 DocumentDBEventSourceConfig
+	{kind: kindStructure, fields: []field{{name: "DatabaseName", shape: 232}, {name: "CollectionName", shape: 233}, {name: "FullDocument", shape: 234}}},
+	// 107 ProvisionedPollerConfig
+	{kind: kindStructure, fields: []field{{name: "MinimumPollers", shape: 235}, {name: "MaximumPollers", shape: 236}, {name: "PollerGroupName", shape: 237}}},
+	// 108 Arn
+	{kind: kindString, hasMin: true, min: 0, hasMax: true, max: 10000, pattern: 3},
+	// 109 String
+	{kind: kindString},
+	// 110 MaxListItems
+	{kind: kindInteger, hasMin: true, min: 1, hasMax: true, max: 10000},
+	// 111 EventSourcePosition
+	{kind: kindString, enum: []string{"LATEST", "AT_TIMESTAMP", "TRIM_HORIZON"}},
+	// 112 Date
+	{kind: kindTimestamp},
+	// 113 Tags
+	{kind: kindMap, key: 238, elem: 239},
+	// 114 Topics
+	{kind: kindList, hasMin: true, min: 1, hasMax: true, max: 1, elem: 240},
+	// 115 Queues
+	{kind: kindList, hasMin: true, min: 1, hasMax: true, max: 1, elem: 241},
+	// 116 SelfManagedEventSource
+	{kind: kindStructure, fields: []field{{name: "Endpoints", shape: 242}}},
+	// 117 FunctionName
+	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 140, pattern: 4},
+	// 118 Alias
+	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 128, pattern: 5},
+	// 119 VersionWithLatestPublished
+	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 1024, pattern: 6},
+	// 120 Description
+	{kind: kindString, hasMin: true, min: 0, hasMax: true, max: 256},
+	// 121 AliasRoutingConfiguration
+	{kind: kindStructure, fields: []field{{name: "AdditionalVersionWeights", shape: 243}}},
+	// 122 Blob
+	{kind: kindBlob, sensitive: true},
+	// 123 S3Bucket
+	{kind: kindString, hasMin: true, min: 3, hasMax: true, max: 63, pattern: 7},
+	// 124 S3Key
+	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 1024},
+	// 125 S3ObjectVersion
+	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 1024},
+	// 126 ArchitecturesList
+	{kind: kindList, hasMin: true, min: 1, hasMax: true, max: 1, elem: 174},
+	// 127 Boolean
+	{kind: kindBoolean},
+	// 128 FunctionVersionLatestPublished
+	{kind: kindString, enum: []string{"LATEST_PUBLISHED"}},
+	// 129 NumericLatestPublishedOrAliasQualifier
+	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 128, pattern: 8},
+	// 130 RoleArn
+	{kind: kindString, hasMin: true, min: 0, hasMax: true, max: 10000, pattern: 9},
+	// 131 Handler
+	{kind: kindString, hasMin: true, min: 0, hasMax: true, max: 128, pattern: 10},
+	// 132 Timeout
+	{kind: kindInteger, hasMin: true, min: 1, hasMax: true, max: 5400},
+	// 133 MemorySize
+	{kind: kindInteger, hasMin: true, min: 128, hasMax: true, max: 32768},
+	// 134 VpcConfig
+	{kind: kindStructure, fields: []field{{name: "SubnetIds", shape: 244}, {name: "SecurityGroupIds", shape: 245}, {name: "Ipv6AllowedForDualStack", shape: 246}}},
+	// 135 Environment
+	{kind: kindStructure, fields: []field{{name: "Variables", shape: 247}}},
+	// 136 Runtime
+	{kind: kindString},
+	// 137 DeadLetterConfig
+	{kind: kindStructure, fields: []field{{name: "TargetArn", shape: 248}}},
+	// 138 TracingConfig
+	{kind: kindStructure, fields: []field{{name: "Mode", shape: 249}}},
+	// 139 LayerList
+	{kind: kindList, elem: 180},
+	// 140 FileSystemConfigList
+	{kind: kindList, hasMin: true, min: 0, hasMax: true, max: 1, elem: 250},
+	// 141 ImageConfig
+	{kind: kindStructure, fields: []field{{name: "EntryPoint", shape: 251}, {name: "Command", shape: 251}, {name: "WorkingDirectory", shape: 252}}},
+	// 142 EphemeralStorage
+	{kind: kindStructure, fields: []field{{name: "Size", required: true, shape: 253}}},
+	// 143 SnapStart
+	{kind: kindStructure, fields: []field{{name: "ApplyOn", shape: 254}}},
+	// 144 LoggingConfig
+	{kind: kindStructure, fields: []field{{name: "LogFormat", shape: 255}, {name: "ApplicationLogLevel", shape: 256}, {name: "SystemLogLevel", shape: 257}, {name: "LogGroup", shape: 258}}},
+	// 145 CapacityProviderConfig
+	{kind: kindStructure, fields: []field{{name: "LambdaManagedInstancesCapacityProviderConfig", required: true, shape: 259}}},
+	// 146 DurableConfig
+	{kind: kindStructure, fields: []field{{name: "RetentionPeriodInDays", shape: 260}, {name: "ExecutionTimeout", shape: 261}}},
+	// 147 InvocationType
+	{kind: kindString, enum: []string{"Event", "RequestResponse", "DryRun"}},
+	// 148 LogType
+	{kind: kindString, enum: []string{"None", "Tail"}},
+	// 149 DurableExecutionName
+	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 64, pattern: 11},
+	// 150 TenantId
+	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 256, pattern: 12},
+	// 151 NamespacedStatementId
+	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 100, pattern: 13},
+	// 152 StatementId
+	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 100, pattern: 14},
+	// 153 Action
+	{kind: kindString, hasMin: true, min: 0, hasMax: true, max: 10000, pattern: 15},
+	// 154 Principal
+	{kind: kindString, hasMin: true, min: 0, hasMax: true, max: 2048, pattern: 10},
+	// 155 FunctionUrlAuthType
+	{kind: kindString, enum: []string{"NONE", "AWS_IAM"}},
+	// 156 InvokedViaFunctionUrl
+	{kind: kindBoolean},
+	// 157 SourceOwner
+	{kind: kindString, hasMin: true, min: 0, hasMax: true, max: 12, pattern: 16},
+	// 158 EventSourceToken
+	{kind: kindString, hasMin: true, min: 0, hasMax: true, max: 256, pattern: 17},
+	// 159 PrincipalOrgID
+	{kind: kindString, hasMin: true, min: 12, hasMax: true, max: 34, pattern: 18},
+	// 160 MasterRegion
+	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 50, pattern: 19},
+	// 161 FunctionVersion
+	{kind: kindString, enum: []string{"ALL"}},
+	// 162 FunctionCode
+	{kind: kindStructure, fields: []field{{name: "ZipFile", shape: 122}, {name: "S3Bucket", shape: 123}, {name: "S3Key", shape: 124}, {name: "S3ObjectVersion", shape: 125}, {name: "ImageUri", shape: 109}, {name: "SourceKMSKeyArn", shape: 91}}},
+	// 163 PackageType
+	{kind: kindString, enum: []string{"Zip", "Image"}},
+	// 164 CodeSigningConfigArn
+	{kind: kindString, hasMin: true, min: 0, hasMax: true, max: 200, pattern: 20},
+	// 165 TenancyConfig
+	{kind: kindStructure, fields: []field{{name: "TenantIsolationMode", required: true, shape: 262}}},
+	// 166 TaggableResource
+	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 10000, pattern: 21},
+	// 167 TagKeyList
+	{kind: kindList, elem: 238},
+	// 168 ReservedConcurrentExecutions
+	{kind: kindInteger, hasMin: true, min: 0},
+	// 169 LayerName
+	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 140, pattern: 22},
+	// 170 LayerVersionNumber
+	{kind: kindInteger},
+	// 171 LayerPermissionAllowedAction
+	{kind: kindString, hasMin: true, min: 0, hasMax: true, max: 22, pattern: 23},
+	// 172 LayerPermissionAllowedPrincipal
+	{kind: kindString, hasMin: true, min: 0, hasMax: true, max: 10000, pattern: 24},
+	// 173 OrganizationId
+	{kind: kindString, hasMin: true, min: 0, hasMax: true, max: 34, pattern: 18},
+	// 174 Architecture
+	{kind: kindString, enum: []string{"x86_64", "arm64"}},
+	// 175 MaxLayerListItems
+	{kind: kindInteger, hasMin: true, min: 1, hasMax: true, max: 50},
+	// 176 LayerVersionContentInput
+	{kind: kindStructure, fields: []field{{name: "S3Bucket", shape: 123}, {name: "S3Key", shape: 124}, {name: "S3ObjectVersion", shape: 125}, {name: "ZipFile", shape: 122}}},
+	// 177 CompatibleArchitectures
+	{kind: kindList, hasMin: true, min: 0, hasMax: true, max: 2, elem: 174},
+	// 178 CompatibleRuntimes
+	{kind: kindList, hasMin: true, min: 0, hasMax: true, max: 15, elem: 136},
+	// 179 LicenseInfo
+	{kind: kindString, hasMin: true, min: 0, hasMax: true, max: 512},
+	// 180 LayerVersionArn
+	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 2048, pattern: 25},
+	// 181 MaxFunctionEventInvokeConfigListItems
+	{kind: kindInteger, hasMin: true, min: 1, hasMax: true, max: 50},
+	// 182 MaximumRetryAttempts
+	{kind: kindInteger, hasMin: true, min: 0, hasMax: true, max: 2},
+	// 183 MaximumEventAgeInSeconds
+	{kind: kindInteger, hasMin: true, min: 60, hasMax: true, max: 21600},
+	// 184 MaxProvisionedConcurrencyConfigListItems
+	{kind: kindInteger, hasMin: true, min: 1, hasMax: true, max: 50},
+	// 185 Qualifier
+	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 128, pattern: 26},
+	// 186 PositiveInteger
+	{kind: kindInteger, hasMin: true, min: 1},
+	// 187 AllowedPublishers
+	{kind: kindStructure, fields: []field{{name: "SigningProfileVersionArns", required: true, shape: 263}}},
+	// 188 CodeSigningPolicies
+	{kind: kindStructure, fields: []field{{name: "UntrustedArtifactOnDeployment", shape: 264}}},
+	// 189 UpdateRuntimeOn
+	{kind: kindString, enum: []string{"Auto", "Manual", "FunctionUpdate"}},
+	// 190 RuntimeVersionArn
+	{kind: kindString, hasMin: true, min: 26, hasMax: true, max: 2048, pattern: 27},
+	// 191 FunctionUrlFunctionName
+	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 140, pattern: 28},
+	// 192 FunctionUrlQualifier
+	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 128, pattern: 29},
+	// 193 Cors
+	{kind: kindStructure, fields: []field{{name: "AllowCredentials", shape: 265}, {name: "AllowHeaders", shape: 266}, {name: "AllowMethods", shape: 267}, {name: "AllowOrigins", shape: 268}, {name: "ExposeHeaders", shape: 266}, {name: "MaxAge", shape: 269}}},
+	// 194 InvokeMode
+	{kind: kindString, enum: []string{"RESPONSE_STREAM", "BUFFERED"}},
+	// 195 MaxItems
+	{kind: kindInteger, hasMin: true, min: 1, hasMax: true, max: 50},
+	// 196 ResponseStreamingInvocationType
+	{kind: kindString, enum: []string{"RequestResponse", "DryRun"}},
+	// 197 UnqualifiedFunctionName
+	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 140, pattern: 30},
+	// 198 RecursiveLoop
+	{kind: kindString, enum: []string{"Terminate", "Allow"}},
+	// 199 CapacityProviderName
+	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 140, pattern: 31},
+	// 200 MaxFiftyListItems
+	{kind: kindInteger, hasMin: true, min: 1, hasMax: true, max: 50},
+	// 201 CapacityProviderScalingConfig
+	{kind: kindStructure, fields: []field{{name: "MaxVCpuCount", shape: 270}, {name: "ScalingMode", shape: 271}, {name: "ScalingPolicies", shape: 272}}},
+	// 202 PropagateTags
+	{kind: kindStructure, fields: []field{{name: "Mode", shape: 273}, {name: "ExplicitTags", own: &bounds{hasMin: true, min: 0, hasMax: true, max: 40}, shape: 113}}},
+	// 203 CapacityProviderState
+	{kind: kindString, enum: []string{"Pending", "Active", "Failed", "Deleting"}},
+	// 204 CapacityProviderVpcConfig
+	{kind: kindStructure, fields: []field{{name: "SubnetIds", required: true, shape: 274}, {name: "SecurityGroupIds", required: true, shape: 275}}},
+	// 205 CapacityProviderPermissionsConfig
+	{kind: kindStructure, fields: []field{{name: "CapacityProviderOperatorRoleArn", required: true, shape: 130}}},
+	// 206 InstanceRequirements
+	{kind: kindStructure, fields: []field{{name: "Architectures", shape: 126}, {name: "AllowedInstanceTypes", shape: 276}, {name: "ExcludedInstanceTypes", shape: 276}}},
+	// 207 KMSKeyArnNonEmpty
+	{kind: kindString, hasMin: true, min: 0, hasMax: true, max: 10000, pattern: 32},
+	// 208 PublishedFunctionQualifier
+	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 128, pattern: 33},
+	// 209 FunctionScalingConfig
+	{kind: kindStructure, fields: []field{{name: "MinExecutionEnvironments", shape: 277}, {name: "MaxExecutionEnvironments", shape: 277}}},
+	// 210 CallbackId
+	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 1024, pattern: 34},
+	// 211 ErrorObject
+	{kind: kindStructure, fields: []field{{name: "ErrorMessage", shape: 278}, {name: "ErrorType", shape: 279}, {name: "ErrorData", shape: 280}, {name: "StackTrace", shape: 281}}},
+	// 212 BinaryOperationPayload
+	{kind: kindBlob, sensitive: true, hasMin: true, min: 0, hasMax: true, max: 262144},
+	// 213 DurableExecutionArn
+	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 1024, pattern: 35},
+	// 214 CheckpointToken
+	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 2048, pattern: 34},
+	// 215 OperationUpdates
+	{kind: kindList, elem: 282},
+	// 216 ClientToken
+	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 64, pattern: 36},
+	// 217 IncludeExecutionData
+	{kind: kindBoolean},
+	// 218 ItemCount
+	{kind: kindInteger, hasMin: true, min: 0, hasMax: true, max: 1000},
+	// 219 ReverseOrder
+	{kind: kindBoolean},
+	// 220 ExecutionStatusList
+	{kind: kindList, hasMin: true, min: 1, hasMax: true, max: 10, elem: 283},
+	// 221 ExecutionTimestamp
+	{kind: kindTimestamp},
+	// 222 FilterList
+	{kind: kindList, elem: 284},
+	// 223 EventSourceMappingMetricList
+	{kind: kindList, hasMin: true, min: 0, hasMax: true, max: 3, elem: 285},
+	// 224 EventSourceMappingSystemLogLevel
+	{kind: kindString, enum: []string{"DEBUG", "INFO", "WARN"}},
+	// 225 MaximumConcurrency
+	{kind: kindInteger, hasMin: true, min: 2, hasMax: true, max: 1000},
+	// 226 OnSuccess
+	{kind: kindStructure, fields: []field{{name: "Destination", shape: 286}}},
+	// 227 OnFailure
+	{kind: kindStructure, fields: []field{{name: "Destination", shape: 286}}},
+	// 228 SourceAccessConfiguration
+	{kind: kindStructure, fields: []field{{name: "Type", shape: 287}, {name: "URI", shape: 230}}},
+	// 229 FunctionResponseType
+	{kind: kindString, enum: []string{"ReportBatchItemFailures"}},
+	// 230 URI
+	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 200, pattern: 37},
+	// 231 KafkaSchemaRegistryConfig
+	{kind: kindStructure, fields: []field{{name: "SchemaRegistryURI", shape: 288}, {name: "EventRecordFormat", shape: 289}, {name: "AccessConfigs", shape: 290}, {name: "SchemaValidationConfigs", shape: 291}}},
+	// 232 DatabaseName
+	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 63, pattern: 38},
+	// 233 CollectionName
+	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 57, pattern: 39},
+	// 234 FullDocument
+	{kind: kindString, enum: []string{"UpdateLookup", "Default"}},
+	// 235 MinimumNumberOfPollers
+	{kind: kindInteger, hasMin: true, min: 1, hasMax: true, max: 200},
+	// 236 MaximumNumberOfPollers
+	{kind: kindInteger, hasMin: true, min: 1, hasMax: true, max: 10000},
+	// 237 ProvisionedPollerGroupName
+	{kind: kindString, hasMin: true, min: 0, hasMax: true, max: 128, pattern: 40},
+	// 238 TagKey
+	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 128, pattern: 41},
+	// 239 TagValue
+	{kind: kindString, hasMin: true, min: 0, hasMax: true, max: 256, pattern: 41},
+	// 240 Topic
+	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 249, pattern: 42},
+	// 241 Queue
+	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 1000},
+	// 242 Endpoints
+	{kind: kindMap, hasMin: true, min: 1, hasMax: true, max: 2, key: 292, elem: 293},
+	// 243 AdditionalVersionWeights
+	{kind: kindMap, key: 294, elem: 295},
+	// 244 SubnetIds
+	{kind: kindList, hasMin: true, min: 0, hasMax: true, max: 16, elem: 296},
+	// 245 SecurityGroupIds
+	{kind: kindList, hasMin: true, min: 0, hasMax: true, max: 5, elem: 297},
+	// 246 NullableBoolean
+	{kind: kindBoolean},
+	// 247 EnvironmentVariables
+	{kind: kindMap, sensitive: true, key: 298, elem: 299},
+	// 248 ResourceArn
+	{kind: kindString, hasMin: true, min: 0, hasMax: true, max: 10000, pattern: 2},
+	// 249 TracingMode
+	{kind: kindString, enum: []string{"Active", "PassThrough"}},
+	// 250 FileSystemConfig
+	{kind: kindStructure, fields: []field{{name: "Arn", required: true, shape: 300}, {name: "LocalMountPath", required: true, shape: 301}}},
+	// 251 StringList
+	{kind: kindList, hasMin: true, min: 0, hasMax: true, max: 1500, elem: 109},
+	// 252 WorkingDirectory
+	{kind: kindString, hasMin: true, min: 0, hasMax: true, max: 1000},
+	// 253 EphemeralStorageSize
+	{kind: kindInteger, hasMin: true, min: 512, hasMax: true, max: 10240},
+	// 254 SnapStartApplyOn
+	{kind: kindString, enum: []string{"PublishedVersions", "None"}},
+	// 255 LogFormat
+	{kind: kindString, enum: []string{"JSON", "Text"}},
+	// 256 ApplicationLogLevel
+	{kind: kindString, enum: []string{"TRACE", "DEBUG", "INFO", "WARN", "ERROR", "FATAL"}},
+	// 257 SystemLogLevel
+	{kind: kindString, enum: []string{"DEBUG", "INFO", "WARN"}},
+	// 258 LogGroup
+	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 512, pattern: 43},
+	// 259 LambdaManagedInstancesCapacityProviderConfig
+	{kind: kindStructure, fields: []field{{name: "CapacityProviderArn", required: true, shape: 302}, {name: "PerExecutionEnvironmentMaxConcurrency", shape: 303}, {name: "ExecutionEnvironmentMemoryGiBPerVCpu", shape: 304}}},
+	// 260 RetentionPeriodInDays
+	{kind: kindInteger, hasMin: true, min: 1, hasMax: true, max: 90},
+	// 261 ExecutionTimeout
+	{kind: kindInteger, hasMin: true, min: 1, hasMax: true, max: 31622400},
+	// 262 TenantIsolationMode
+	{kind: kindString, enum: []string{"PER_TENANT"}},
+	// 263 SigningProfileVersionArns
+	{kind: kindList, hasMin: true, min: 1, hasMax: true, max: 20, elem: 108},
+	// 264 CodeSigningPolicy
+	{kind: kindString, enum: []string{"Warn", "Enforce"}},
+	// 265 AllowCredentials
+	{kind: kindBoolean},
+	// 266 HeadersList
+	{kind: kindList, hasMin: true, min: 0, hasMax: true, max: 100, elem: 305},
+	// 267 AllowMethodsList
+	{kind: kindList, hasMin: true, min: 0, hasMax: true, max: 6, elem: 306},
+	// 268 AllowOriginsList
+	{kind: kindList, hasMin: true, min: 0, hasMax: true, max: 100, elem: 307},
+	// 269 MaxAge
+	{kind: kindInteger, hasMin: true, min: 0, hasMax: true, max: 86400},
+	// 270 CapacityProviderMaxVCpuCount
+	{kind: kindInteger, hasMin: true, min: 2, hasMax: true, max: 15000},
+	// 271 CapacityProviderScalingMode
+	{kind: kindString, enum: []string{"Auto", "Manual"}},
+	// 272 CapacityProviderScalingPoliciesList
+	{kind: kindList, hasMin: true, min: 1, hasMax: true, max: 10, elem: 308},
+	// 273 PropagateTagsMode
+	{kind: kindString, enum: []string{"None", "Explicit"}},
+	// 274 CapacityProviderSubnetIds
+	{kind: kindList, hasMin: true, min: 1, hasMax: true, max: 16, elem: 296},
+	// 275 CapacityProviderSecurityGroupIds
+	{kind: kindList, hasMin: true, min: 0, hasMax: true, max: 5, elem: 297},
+	// 276 InstanceTypeSet
+	{kind: kindList, hasMin: true, min: 0, hasMax: true, max: 400, elem: 309},
+	// 277 FunctionScalingConfigExecutionEnvironments
+	{kind: kindInteger, hasMin: true, min: 0, hasMax: true, max: 15000},
+	// 278 ErrorMessage
+	{kind: kindString, sensitive: true},
+	// 279 ErrorType
+	{kind: kindString, sensitive: true},
+	// 280 ErrorData
+	{kind: kindString, sensitive: true},
+	// 281 StackTraceEntries
+	{kind: kindList, elem: 310},
+	// 282 OperationUpdate
+	{kind: kindStructure, fields: []field{{name: "Id", required: true, shape: 311}, {name: "ParentId", shape: 311}, {name: "Name", shape: 312}, {name: "Type", required: true, shape: 313}, {name: "SubType", shape: 314}, {name: "Action", required: true, shape: 315}, {name: "Payload", shape: 316}, {name: "Error", shape: 211}, {name: "ContextOptions", shape: 317}, {name: "StepOptions", shape: 318}, {name: "WaitOptions", shape: 319}, {name: "CallbackOptions", shape: 320}, {name: "ChainedInvokeOptions", shape: 321}}},
+	// 283 ExecutionStatus
+	{kind: kindString, enum: []string{"RUNNING", "SUCCEEDED", "FAILED", "TIMED_OUT", "STOPPED"}},
+	// 284 Filter
+	{kind: kindStructure, fields: []field{{name: "Pattern", shape: 322}}},
+	// 285 EventSourceMappingMetric
+	{kind: kindString, enum: []string{"EventCount", "ErrorCount", "KafkaMetrics"}},
+	// 286 DestinationArn
+	{kind: kindString, hasMin: true, min: 0, hasMax: true, max: 350, pattern: 44},
+	// 287 SourceAccessType
+	{kind: kindString, enum: []string{"BASIC_AUTH", "VPC_SUBNET", "VPC_SECURITY_GROUP", "SASL_SCRAM_512_AUTH", "SASL_SCRAM_256_AUTH", "VIRTUAL_HOST", "CLIENT_CERTIFICATE_TLS_AUTH", "SERVER_ROOT_CA_CERTIFICATE"}},
+	// 288 SchemaRegistryUri
+	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 10000, pattern: 45},
+	// 289 SchemaRegistryEventRecordFormat
+	{kind: kindString, enum: []string{"JSON", "SOURCE"}},
+	// 290 KafkaSchemaRegistryAccessConfigList
+	{kind: kindList, elem: 323},
+	// 291 KafkaSchemaValidationConfigList
+	{kind: kindList, elem: 324},
+	// 292 EndPointType
+	{kind: kindString, enum: []string{"KAFKA_BOOTSTRAP_SERVERS"}},
+	// 293 EndpointLists
+	{kind: kindList, hasMin: true, min: 1, hasMax: true, max: 10, elem: 325},
+	// 294 AdditionalVersion
+	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 1024, pattern: 46},
+	// 295 Weight
+	{kind: kindFloat, hasMin: true, min: 0, hasMax: true, max: 1},
+	// 296 SubnetId
+	{kind: kindString, hasMin: true, min: 0, hasMax: true, max: 1024, pattern: 47},
+	// 297 SecurityGroupId
+	{kind: kindString, hasMin: true, min: 0, hasMax: true, max: 1024, pattern: 48},
+	// 298 EnvironmentVariableName
+	{kind: kindString, sensitive: true, pattern: 49},
+	// 299 EnvironmentVariableValue
+	{kind: kindString, sensitive: true},
+	// 300 FileSystemArn
+	{kind: kindString, hasMin: true, min: 0, hasMax: true, max: 256, pattern: 50},
+	// 301 LocalMountPath
+	{kind: kindString, hasMin: true, min: 0, hasMax: true, max: 160, pattern: 51},
+	// 302 CapacityProviderArn
+	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 140, pattern: 52},
+	// 303 PerExecutionEnvironmentMaxConcurrency
+	{kind: kindInteger, hasMin: true, min: 1, hasMax: true, max: 1600},
+	// 304 ExecutionEnvironmentMemoryGiBPerVCpu
+	{kind: kindFloat, hasMin: true, min: 2, hasMax: true, max: 8},
+	// 305 Header
+	{kind: kindString, hasMin: true, min: 0, hasMax: true, max: 1024},
+	// 306 Method
+	{kind: kindString, hasMin: true, min: 0, hasMax: true, max: 6},
+	// 307 Origin
+	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 253},
+	// 308 TargetTrackingScalingPolicy
+	{kind: kindStructure, fields: []field{{name: "PredefinedMetricType", required: true, shape: 326}, {name: "TargetValue", required: true, shape: 327}}},
+	// 309 InstanceType
+	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 30, pattern: 53},
+	// 310 StackTraceEntry
+	{kind: kindString, sensitive: true},
+	// 311 OperationId
+	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 64, pattern: 11},
+	// 312 OperationName
+	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 256, pattern: 54},
+	// 313 OperationType
+	{kind: kindString, enum: []string{"EXECUTION", "CONTEXT", "STEP", "WAIT", "CALLBACK", "CHAINED_INVOKE"}},
+	// 314 OperationSubType
+	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 32, pattern: 11},
+	// 315 OperationAction
+	{kind: kindString, enum: []string{"START", "SUCCEED", "FAIL", "RETRY", "CANCEL"}},
+	// 316 OperationPayload
+	{kind: kindString, sensitive: true, hasMin: true, min: 0, hasMax: true, max: 6291456},
+	// 317 ContextOptions
+	{kind: kindStructure, fields: []field{{name: "ReplayChildren", shape: 328}}},
+	// 318 StepOptions
+	{kind: kindStructure, fields: []field{{name: "NextAttemptDelaySeconds", own: &bounds{hasMin: true, min: 1, hasMax: true, max: 31622400}, shape: 329}}},
+	// 319 WaitOptions
+	{kind: kindStructure, fields: []field{{name: "WaitSeconds", own: &bounds{hasMin: true, min: 1, hasMax: true, max: 31622400}, shape: 329}}},
+	// 320 CallbackOptions
+	{kind: kindStructure, fields: []field{{name: "TimeoutSeconds", own: &bounds{hasMin: true, min: 0, hasMax: true, max: 99999999}, shape: 329}, {name: "HeartbeatTimeoutSeconds", own: &bounds{hasMin: true, min: 0, hasMax: true, max: 99999999}, shape: 329}}},
+	// 321 ChainedInvokeOptions
+	{kind: kindStructure, fields: []field{{name: "FunctionName", required: true, shape: 85}, {name: "TenantId", shape: 150}}},
+	// 322 Pattern
+	{kind: kindString, hasMin: true, min: 0, hasMax: true, max: 4096},
+	// 323 KafkaSchemaRegistryAccessConfig
+	{kind: kindStructure, fields: []field{{name: "Type", shape: 330}, {name: "URI", shape: 108}}},
+	// 324 KafkaSchemaValidationConfig
+	{kind: kindStructure, fields: []field{{name: "Attribute", shape: 331}}},
+	// 325 Endpoint
+	{kind: kindString, hasMin: true, min: 1, hasMax: true, max: 300, pattern: 55},
+	// 326 CapacityProviderPredefinedMetricType
+	{kind: kindString, enum: []string{"LambdaCapacityProviderAverageCPUUtilization"}},
+	// 327 MetricTargetValue
+	{kind: kindFloat, hasMin: true, min: 0, hasMax: true, max: 100},
+	// 328 ReplayChildren
+	{kind: kindBoolean},
+	// 329 DurationSeconds
+	{kind: kindInteger, hasMin: true, min: 0},
+	// 330 KafkaSchemaRegistryAuthType
+	{kind: kindString, enum: []string{"BASIC_AUTH", "CLIENT_CERTIFICATE_TLS_AUTH", "SERVER_ROOT_CA_CERTIFICATE"}},
+	// 331 KafkaSchemaValidationAttribute
+	{kind: kindString, enum: []string{"KEY", "VALUE"}},
 }
 
 // The first is none.
