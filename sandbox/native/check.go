@@ -99,7 +99,7 @@ func procMasks(proc string) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read /proc: %w", err)
 	}
-	masks := []string{"lock sys", "hide sys/kernel/core_pattern"} // that may name a program of the host
+	masks := []string{"lock sys"}
 	for _, entry := range entries {
 		name := entry.Name()
 		if strings.Trim(name, "0123456789") == "" || slices.Contains(visibleProc, name) || entry.Type()&os.ModeSymlink != 0 {

@@ -240,12 +240,12 @@ func (s *Sandbox) execute(ready *starter, cmd sandbox.Command, output *os.File) 
 	if err := sendMessage(ready.conn, []int{int(output.Fd())}, parts...); err != nil {
 		return err
 	}
-	_, err := hear(ready.conn, wire.Failed)
-	if errors.Is(err, io.EOF) {
+	answer, err := hear(ready.conn, wire.Failed)
+	switch {
+	case errors.Is(err, io.EOF):
 		return nil
-	}
-	if err == nil {
-		err = wire.ErrMalformed
+	case err == nil:
+		return failure(answer.parts)
 	}
 	return err
 }

@@ -43,7 +43,7 @@ func TestHostileFunction(t *testing.T) {
 
 	attempts := []struct{ try, arg string }{
 		{"read", secret}, {"read", "/etc/shadow"}, {"read", "/root/.bashrc"}, {"read", "/proc/1/environ"}, {"read", "/proc/kcore"},
-		{"read", "/proc/1/root" + secret}, {"read", "/proc/sys/kernel/core_pattern"}, {"read", "/sys/kernel/uevent_helper"}, {"read", "/proc/keys"},
+		{"read", "/proc/1/root" + secret}, {"write", "/proc/sys/kernel/core_pattern"}, {"read", "/sys/kernel/uevent_helper"}, {"read", "/proc/keys"},
 		{"walk", "secret-of-the-host"}, {"processes", ""}, {"environment", ""}, {"forks", ""}, {"fill", ""},
 		{"socket", "raw"}, {"socket", "packet"}, {"socket", "uevent"}, {"socket", "audit"}, {"socket", "vsock"}, {"mount", ""}, {"ptrace", ""},
 		{"unshare", ""}, {"setuid", ""}, {"write", "/var/task/x"}, {"write", "/x"}, {"write", "/etc/x"}, {"write", "/usr/bin/x"}, {"write", "/opt/x"},

@@ -187,5 +187,27 @@ func become(parts []string, fds []int) error {
 	if err := unix.Chdir(dir); err != nil {
 		return failed("enter "+dir, err)
 	}
+	if err := defaultSignals(); err != nil {
+		return err
+	}
 	return failed("execute "+path, syscall.Exec(path, args, env))
+}
+
+// lastSignal is the highest signal number of Linux.
+const lastSignal = 64
+
+// defaultSignals gives every signal its default action. What the service ignores, as under nohup, would stay ignored over
+// the exec.
+func defaultSignals() error {
+	var action [4]uint64 // struct sigaction of the kernel: SIG_DFL, no flags, no restorer, empty mask
+	for signal := uintptr(1); signal <= lastSignal; signal++ {
+		if signal == uintptr(syscall.SIGKILL) || signal == uintptr(syscall.SIGSTOP) {
+			continue
+		}
+		_, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, signal, uintptr(unsafe.Pointer(&action)), 0, 8, 0, 0)
+		if errno != 0 {
+			return failed("reset signals", errno)
+		}
+	}
+	return nil
 }
