@@ -143,7 +143,9 @@ func (c *call) authenticate() error {
 
 func bodySum(body []byte) string {
 	sum := sha256.Sum256(body)
-	return hex.EncodeToString(sum[:])
+	var text [2 * sha256.Size]byte
+	hex.Encode(text[:], sum[:])
+	return string(text[:])
 }
 
 // json answers a status and a body.

@@ -72,12 +72,22 @@ func (v *violations) add(value, member, constraint string) {
 	*v = append(*v, "Value "+value+" at '"+member+"' failed to satisfy constraint: "+constraint)
 }
 
+// maxShown is how many bytes of a value a message repeats.
+const maxShown = 4 << 10
+
+func clip(value string) string {
+	if len(value) <= maxShown {
+		return value
+	}
+	return strings.ToValidUTF8(value[:maxShown], "") + "..."
+}
+
 // text judges a member that may be absent.
 func (v *violations) text(member string, value *string) {
 	if value == nil {
 		return
 	}
-	r, quoted := rules[member], "'"+*value+"'"
+	r, quoted := rules[member], "'"+clip(*value)+"'"
 	if r.enum != nil && !slices.Contains(r.enum, *value) {
 		v.add(quoted, member, "Member must satisfy enum value set: ["+strings.Join(r.enum, ", ")+"]")
 	}

@@ -39,13 +39,14 @@ func (c *call) split(text string) (ref lambent.FunctionRef, region string, err e
 // unmatched is the error of a text that names no function.
 func unmatched(text string) error {
 	var v violations
+	shown := "'" + clip(text) + "'"
 	if rules["functionName"].pattern.MatchString(text) {
-		v.add("'"+text+"'", "functionName", tooLongShown)
+		v.add(shown, "functionName", tooLongShown)
 	} else {
-		v.add("'"+text+"'", "functionName", namespacedShown)
+		v.add(shown, "functionName", namespacedShown)
 	}
 	if len(text) > maxReference {
-		v.add("'"+text+"'", "functionName", "Member must have length less than or equal to 256")
+		v.add(shown, "functionName", "Member must have length less than or equal to 256")
 	}
 	return v.err()
 }

@@ -54,7 +54,7 @@ type Verifier struct {
 	Secret func(accessKeyID string) (secret string, ok bool)
 	Now    func() time.Time // default: time.Now
 
-	keys sync.Map // scope to *signingKey
+	keys sync.Map // credential with its scope to *signingKey
 }
 
 // signingKey is what one access key signs with on one day. Deriving it costs four HMACs, so the last ones are kept.
@@ -66,6 +66,7 @@ type signingKey struct {
 // claim is what a request says of its signature.
 type claim struct {
 	key, date, region, service string
+	credential                 string // all of them, as sent
 	headers                    []string
 	signature                  string
 	time                       string
@@ -138,17 +139,24 @@ func parseHeader(header string) (claim, error) {
 		return c, refuse(Incomplete, "Authorization header requires 'Credential' parameter. Authorization header requires 'Signature' parameter. Authorization header requires 'SignedHeaders' parameter.")
 	}
 	var credential, signed string
-	parts := map[string]*string{"Credential": &credential, "SignedHeaders": &signed, "Signature": &c.signature}
 	for part := range strings.SplitSeq(rest, ",") {
 		name, value, _ := strings.Cut(strings.TrimSpace(part), "=")
-		into := parts[name]
+		var into *string
+		switch name {
+		case "Credential":
+			into = &credential
+		case "SignedHeaders":
+			into = &signed
+		case "Signature":
+			into = &c.signature
+		}
 		if into == nil || *into != "" {
 			return c, refuse(Incomplete, "'%s' not a valid key=value pair (missing equal-sign) in Authorization header.", clip(part))
 		}
 		*into = value
 	}
 	var missing []string
-	for _, need := range [][2]string{{"Credential", credential}, {"Signature", c.signature}, {"SignedHeaders", signed}} {
+	for _, need := range [...][2]string{{"Credential", credential}, {"Signature", c.signature}, {"SignedHeaders", signed}} {
 		if need[1] == "" {
 			missing = append(missing, "Authorization header requires '"+need[0]+"' parameter.")
 		}
@@ -177,11 +185,18 @@ func parseQuery(r *http.Request, query []string) (claim, []string, error) {
 
 // scope splits KEY/DATE/REGION/SERVICE/aws4_request.
 func (c *claim) scope(credential string) error {
-	parts := strings.Split(credential, "/")
-	if len(parts) != 5 || parts[4] != "aws4_request" || parts[0] == "" {
+	var parts [5]string
+	n := 0
+	for part := range strings.SplitSeq(credential, "/") {
+		if n < len(parts) {
+			parts[n] = part
+		}
+		n++
+	}
+	if n != len(parts) || parts[4] != "aws4_request" || parts[0] == "" {
 		return refuse(Incomplete, "Credential must have exactly 5 slash-delimited elements, e.g. keyid/date/region/service/term, got '%s'", clip(credential))
 	}
-	c.key, c.date, c.region, c.service = parts[0], parts[1], parts[2], parts[3]
+	c.key, c.date, c.region, c.service, c.credential = parts[0], parts[1], parts[2], parts[3], credential
 	return nil
 }
 
@@ -227,8 +242,11 @@ func payloadHash(r *http.Request, c claim, bodySum func() (string, error)) (stri
 }
 
 func (v *Verifier) matches(c claim, secret string, canonical []byte) bool {
-	want, err := hex.DecodeString(c.signature)
-	if err != nil || len(want) != sha256.Size {
+	var want [sha256.Size]byte
+	if len(c.signature) != hex.EncodedLen(len(want)) {
+		return false
+	}
+	if _, err := hex.Decode(want[:], []byte(c.signature)); err != nil {
 		return false
 	}
 	digest := sha256.Sum256(canonical)
@@ -236,24 +254,23 @@ func (v *Verifier) matches(c claim, secret string, canonical []byte) bool {
 	toSign = append(toSign, algorithm+"\n"...)
 	toSign = append(toSign, c.time...)
 	toSign = append(toSign, '\n')
-	scope := c.date + "/" + c.region + "/" + c.service + "/aws4_request"
-	toSign = append(toSign, scope...)
+	toSign = append(toSign, c.credential[len(c.key)+1:]...)
 	toSign = append(toSign, '\n')
 	toSign = hex.AppendEncode(toSign, digest[:])
 
-	key := v.key(c.key+"/"+scope, secret, c)
+	key := v.key(secret, c)
 	mac := key.macs.Get().(hash.Hash)
 	mac.Reset()
 	mac.Write(toSign)
 	var sum [sha256.Size]byte
 	got := mac.Sum(sum[:0])
 	key.macs.Put(mac)
-	return subtle.ConstantTimeCompare(got, want) == 1
+	return subtle.ConstantTimeCompare(got, want[:]) == 1
 }
 
 // key returns the signing key of a scope. Scopes of other days are dropped when a new one comes.
-func (v *Verifier) key(scope, secret string, c claim) *signingKey {
-	if k, ok := v.keys.Load(scope); ok && k.(*signingKey).secret == secret {
+func (v *Verifier) key(secret string, c claim) *signingKey {
+	if k, ok := v.keys.Load(c.credential); ok && k.(*signingKey).secret == secret {
 		return k.(*signingKey)
 	}
 	derived := []byte("AWS4" + secret)
@@ -271,7 +288,7 @@ func (v *Verifier) key(scope, secret string, c claim) *signingKey {
 		return true
 	})
 	if c.service == "lambda" || c.service == "logs" || c.service == "sts" {
-		v.keys.Store(scope, k)
+		v.keys.Store(c.credential, k)
 	}
 	return k
 }
