@@ -538,7 +538,11 @@ func (c *call) listLayers() error {
 	return c.json(http.StatusOK, map[string]any{"Layers": []any{}})
 }
 func (c *call) listFunctionUrlConfigs() error {
-	return c.existing(map[string]any{"FunctionUrlConfigs": []any{}})
+	err := c.existing(map[string]any{"FunctionUrlConfigs": []any{}})
+	if err != nil && lambent.CodeOf(err) == lambent.NotFound {
+		return lambent.Errorf(lambent.NotFound, "Function does not exist")
+	}
+	return err
 }
 func (c *call) listFunctionEventInvokeConfigs() error {
 	return c.existing(map[string]any{"FunctionEventInvokeConfigs": []any{}})

@@ -238,6 +238,8 @@ func TestWhatAFunctionDoesNotHave(t *testing.T) {
 	if err != nil || len(provisioned.ProvisionedConcurrencyConfigs) != 0 {
 		t.Errorf("provisioned: %+v, %v", provisioned, err)
 	}
+	_, err = c.ListFunctionUrlConfigs(t.Context(), &lambda.ListFunctionUrlConfigsInput{FunctionName: aws.String("none")})
+	wantError[*types.ResourceNotFoundException](t, err, "Function does not exist")
 	recursion, err := c.GetFunctionRecursionConfig(t.Context(), &lambda.GetFunctionRecursionConfigInput{FunctionName: f})
 	if err != nil || recursion.RecursiveLoop != types.RecursiveLoopTerminate {
 		t.Errorf("recursion: %+v, %v", recursion, err)
