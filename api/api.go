@@ -72,7 +72,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header()["X-Amzn-Requestid"] = []string{c.id}
 	defer func() {
 		if fault := recover(); fault != nil {
-			if fault == http.ErrAbortHandler {
+			if fault == http.ErrAbortHandler { //nolint:errorlint // net/http panics with this very value
 				panic(fault)
 			}
 			h.Logger.Error("a request panicked", "request", c.id, "method", r.Method, "path", r.URL.Path, "panic", fault)

@@ -127,13 +127,13 @@ func (c *call) updateFunctionCode() error {
 		code
 		Architectures   []string
 		Publish, DryRun bool
-		RevisionId      string
+		RevisionID      string `json:"RevisionId"`
 	}
 	if err := c.decode(&in); err != nil {
 		return err
 	}
 	got, err := c.Functions.UpdateFunctionCode(c.ctx, functions.UpdateFunctionCodeRequest{Function: ref.FunctionName, Code: in.code.domain(),
-		Architectures: in.Architectures, Publish: in.Publish, DryRun: in.DryRun, RevisionID: in.RevisionId})
+		Architectures: in.Architectures, Publish: in.Publish, DryRun: in.DryRun, RevisionID: in.RevisionID})
 	return c.answer(http.StatusOK, got, err)
 }
 
@@ -144,7 +144,7 @@ func (c *call) updateFunctionConfiguration() error {
 	}
 	var in struct {
 		settable
-		RevisionId string
+		RevisionID string `json:"RevisionId"`
 	}
 	if err := c.decode(&in); err != nil {
 		return err
@@ -156,7 +156,7 @@ func (c *call) updateFunctionConfiguration() error {
 		return err
 	}
 	got, err := c.Functions.UpdateFunctionConfiguration(c.ctx, functions.UpdateFunctionConfigurationRequest{Function: ref.FunctionName,
-		Settable: in.domain(), RevisionID: in.RevisionId})
+		Settable: in.domain(), RevisionID: in.RevisionID})
 	return c.answer(http.StatusOK, got, err)
 }
 
@@ -177,8 +177,9 @@ func (c *call) publishVersion() error {
 		return err
 	}
 	var in struct {
-		CodeSha256, RevisionId string
-		Description            *string
+		CodeSha256  string
+		RevisionID  string `json:"RevisionId"`
+		Description *string
 	}
 	if err := c.decode(&in); err != nil {
 		return err
@@ -189,7 +190,7 @@ func (c *call) publishVersion() error {
 		return err
 	}
 	got, err := c.Functions.PublishVersion(c.ctx, functions.PublishVersionRequest{Function: ref.FunctionName, CodeSHA256: in.CodeSha256,
-		Description: in.Description, RevisionID: in.RevisionId})
+		Description: in.Description, RevisionID: in.RevisionID})
 	return c.answer(http.StatusCreated, got, err)
 }
 
@@ -275,7 +276,7 @@ func (c *call) updateAlias() error {
 	var in struct {
 		FunctionVersion, Description *string
 		RoutingConfig                *routing
-		RevisionId                   string
+		RevisionID                   string `json:"RevisionId"`
 	}
 	if err := c.decode(&in); err != nil {
 		return err
@@ -286,7 +287,7 @@ func (c *call) updateAlias() error {
 	if err := v.err(); err != nil {
 		return err
 	}
-	req := functions.UpdateAliasRequest{Function: ref.FunctionName, Name: ref.Qualifier, Version: in.FunctionVersion, Description: in.Description, RevisionID: in.RevisionId}
+	req := functions.UpdateAliasRequest{Function: ref.FunctionName, Name: ref.Qualifier, Version: in.FunctionVersion, Description: in.Description, RevisionID: in.RevisionID}
 	if in.RoutingConfig != nil {
 		req.Weights = &in.RoutingConfig.AdditionalVersionWeights
 	}
@@ -496,7 +497,7 @@ func noResource(string) error {
 }
 
 func (c *call) getPolicy() error            { return c.missing(noResource) }
-func (c *call) getFunctionUrlConfig() error { return c.missing(noResource) }
+func (c *call) getFunctionURLConfig() error { return c.missing(noResource) }
 func (c *call) getFunctionEventInvokeConfig() error {
 	return c.missing(func(arn string) error {
 		return lambent.Errorf(lambent.NotFound, "The function %s doesn't have an EventInvokeConfig", arn)
@@ -537,7 +538,7 @@ func (c *call) listLayers() error {
 	}
 	return c.json(http.StatusOK, map[string]any{"Layers": []any{}})
 }
-func (c *call) listFunctionUrlConfigs() error {
+func (c *call) listFunctionURLConfigs() error {
 	err := c.existing(map[string]any{"FunctionUrlConfigs": []any{}})
 	if err != nil && lambent.CodeOf(err) == lambent.NotFound {
 		return lambent.Errorf(lambent.NotFound, "Function does not exist")

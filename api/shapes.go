@@ -51,7 +51,7 @@ type code struct {
 	S3Bucket        string
 	S3Key           string
 	S3ObjectVersion string
-	ImageUri        string
+	ImageURI        string `json:"ImageUri"`
 }
 
 type createFunctionInput struct {
@@ -106,7 +106,7 @@ func (c *code) domain() functions.Code {
 	if c == nil {
 		return functions.Code{}
 	}
-	return functions.Code{ZipFile: c.ZipFile, S3Bucket: c.S3Bucket, S3Key: c.S3Key, S3ObjectVersion: c.S3ObjectVersion, ImageURI: c.ImageUri}
+	return functions.Code{ZipFile: c.ZipFile, S3Bucket: c.S3Bucket, S3Key: c.S3Key, S3ObjectVersion: c.S3ObjectVersion, ImageURI: c.ImageURI}
 }
 
 // configuration is FunctionConfiguration on the wire. Members that are absent are left out; the others appear as AWS has them.
