@@ -14,6 +14,7 @@ import (
 	"github.com/google/uuid"
 
 	"lambent"
+	"lambent/api/internal/wire"
 	"lambent/api/sigv4"
 	"lambent/functions"
 )
@@ -34,7 +35,8 @@ type Options struct {
 type handler struct {
 	Options
 	verifier *sigv4.Verifier
-	routes   router
+	router   *wire.Router
+	work     map[string]work
 	bodies   bodies
 }
 
@@ -43,7 +45,7 @@ func New(o Options) http.Handler {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
-	h := &handler{Options: o, routes: newRouter(), bodies: newBodies()}
+	h := &handler{Options: o, router: wire.NewRouter(), work: workOf(), bodies: newBodies()}
 	h.verifier = &sigv4.Verifier{Region: o.Region, Secret: func(id string) (string, bool) {
 		secret, _, ok := o.Credentials(id)
 		return secret, ok
@@ -60,8 +62,9 @@ type call struct {
 	id      string // request ID
 	who     lambent.Principal
 	service string
-	op      *operation // nil: no such route
-	labels  labels
+	op      *wire.Op // nil: no such route
+	work    work     // of op
+	labels  wire.Labels
 	body    []byte
 	release func() // gives up the place of a large body; nil: none is held
 }
@@ -80,7 +83,6 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}()
 	if strings.HasPrefix(r.URL.Path, codePath) && r.Method == http.MethodGet {
-		c.op = &operation{name: "GetCode"}
 		c.finish(c.serveCode())
 		return
 	}
@@ -95,7 +97,12 @@ func (c *call) finish(err error) {
 
 // serve authenticates and routes. A caller without a valid signature learns nothing, not even which routes exist.
 func (c *call) serve() error {
-	c.op, c.labels = c.routes.find(c.r)
+	if c.op, c.labels = c.router.Route(c.r.Method, c.r.URL.EscapedPath(), c.r.URL.RawQuery); c.op != nil {
+		var built bool
+		if c.work, built = c.handler.work[c.op.Name]; !built {
+			c.work = work{run: notBuilt}
+		}
+	}
 	defer c.giveBack()
 	if err := c.authenticate(); err != nil {
 		return err
@@ -110,7 +117,7 @@ func (c *call) serve() error {
 	case c.service != "lambda":
 		return &sigv4.Error{Type: sigv4.Invalid, Message: "Credential should be scoped to correct service: 'lambda'. "}
 	}
-	return c.op.run(c)
+	return c.work.run(c)
 }
 
 // authenticate verifies the signature and reads the body: after the signature when that covers a digest of the body, else in
@@ -148,19 +155,26 @@ func bodySum(body []byte) string {
 	return string(text[:])
 }
 
-// json answers a status and a body.
-func (c *call) json(status int, body any) error {
+// json answers with the operation's status and a body.
+func (c *call) json(body any) error {
 	out, err := marshal(body)
 	if err != nil {
 		return err
+	}
+	status := http.StatusOK
+	if c.op != nil {
+		status = c.op.Success
 	}
 	c.write(status, "application/json", out)
 	return nil
 }
 
-func (c *call) empty(status int) error {
-	c.w.WriteHeader(status)
-	return nil
+// done answers with the operation's status and no body, or passes an error on.
+func (c *call) done(err error) error {
+	if err == nil {
+		c.w.WriteHeader(c.op.Success)
+	}
+	return err
 }
 
 func (c *call) write(status int, kind string, body []byte) {

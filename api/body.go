@@ -27,8 +27,8 @@ func newBodies() bodies {
 
 // limit is the size in bytes that the request's body may have.
 func (c *call) limit() int64 {
-	if c.op != nil && c.op.maxBody > 0 {
-		return c.op.maxBody
+	if c.work.maxBody > 0 {
+		return c.work.maxBody
 	}
 	return maxSmallBody
 }
@@ -106,10 +106,10 @@ func (c *call) tooLarge(limit int64) error {
 	name := ""
 	switch {
 	case c.op == nil:
-	case c.op.name == "Invoke":
+	case c.op.Name == "Invoke":
 		name = " for the InvokeFunction operation"
 	default:
-		name = " for the " + c.op.name + " operation"
+		name = " for the " + c.op.Name + " operation"
 	}
 	return lambent.Errorf(lambent.TooLarge, "Request must be smaller than %d bytes%s", limit, name)
 }

@@ -3,48 +3,49 @@ package api
 import (
 	"net/http"
 	"net/url"
-	"strconv"
-	"strings"
 
 	"lambent"
+	"lambent/api/internal/wire"
 	"lambent/functions"
 )
 
-// The handlers of the control plane. Each decodes, calls and encodes.
+// The handlers of the control plane. Each has its input read and judged, calls, and encodes.
 
 // answer encodes a configuration, or passes an error on.
-func (c *call) answer(status int, got *functions.Configuration, err error) error {
+func (c *call) answer(got *functions.Configuration, err error) error {
 	if err != nil {
 		return err
 	}
-	return c.json(status, configuration(got))
+	return c.json(configuration(got))
 }
 
-func (c *call) createFunction() error {
-	var in createFunctionInput
-	if err := c.decode(&in); err != nil {
-		return err
-	}
-	var v violations
-	v.required("functionName", in.FunctionName)
-	v.required("role", in.Role)
-	v.present("code", in.Code != nil)
-	v.given("packageType", in.PackageType)
-	v.settable(&in.settable)
-	if err := v.err(); err != nil {
-		return err
-	}
-	ref, err := c.reference(*in.FunctionName, "")
+func (c *call) createFunction(in *wire.CreateFunctionRequest) error {
+	ref, err := c.reference(in.FunctionName, nil)
 	if err != nil {
 		return err
 	}
-	got, err := c.Functions.CreateFunction(c.ctx, functions.CreateFunctionRequest{Function: ref.FunctionName, Settable: in.domain(), Code: in.Code.domain(),
-		PackageType: in.PackageType, Architectures: in.Architectures, Publish: in.Publish, Tags: in.Tags, CodeSigningConfigARN: in.CodeSigningConfigArn})
-	return c.answer(http.StatusCreated, got, err)
+	if err := unsupported(in.Code.SourceKMSKeyArn != nil, "SourceKMSKeyArn", in.PublishTo != nil, "PublishTo", in.TenancyConfig != nil, "TenancyConfig",
+		in.CapacityProviderConfig != nil, "CapacityProviderConfig", in.DurableConfig != nil, "DurableConfig"); err != nil {
+		return err
+	}
+	code := functions.Code{ZipFile: in.Code.ZipFile, S3Bucket: value(in.Code.S3Bucket), S3Key: value(in.Code.S3Key),
+		S3ObjectVersion: value(in.Code.S3ObjectVersion), ImageURI: value(in.Code.ImageUri)}
+	return c.answer(c.Functions.CreateFunction(c.ctx, functions.CreateFunctionRequest{Function: ref.FunctionName, Settable: created(in).domain(), Code: code,
+		PackageType: value(in.PackageType), Architectures: in.Architectures, Publish: value(in.Publish), Tags: in.Tags, CodeSigningConfigARN: value(in.CodeSigningConfigArn)}))
 }
 
-func (c *call) getFunction() error {
-	ref, err := c.function()
+// unsupported refuses what a request sets and Lambent does not have: pairs of whether a member is there, and its name.
+func unsupported(pairs ...any) error {
+	for i := 0; i < len(pairs); i += 2 {
+		if pairs[i].(bool) {
+			return lambent.Errorf(lambent.InvalidParameter, "%s is not supported.", pairs[i+1])
+		}
+	}
+	return nil
+}
+
+func (c *call) getFunction(in *wire.GetFunctionRequest) error {
+	ref, err := c.reference(in.FunctionName, in.Qualifier)
 	if err != nil {
 		return err
 	}
@@ -52,501 +53,168 @@ func (c *call) getFunction() error {
 	if err != nil {
 		return err
 	}
-	body := map[string]any{"Configuration": configuration(&got.Configuration),
-		"Code": map[string]string{"RepositoryType": "S3", "Location": c.codeURL(got.Configuration.Code)}}
+	out := wire.GetFunctionResponse{Configuration: new(configuration(&got.Configuration)),
+		Code: &wire.FunctionCodeLocation{RepositoryType: new("S3"), Location: new(c.codeURL(got.Configuration.Code))}}
 	if len(got.Tags) > 0 {
-		body["Tags"] = got.Tags
+		out.Tags = got.Tags
 	}
 	if got.Reserved != nil {
-		body["Concurrency"] = map[string]int{"ReservedConcurrentExecutions": *got.Reserved}
+		out.Concurrency = &wire.Concurrency{ReservedConcurrentExecutions: got.Reserved}
 	}
-	return c.json(http.StatusOK, body)
+	return c.json(out)
 }
 
-func (c *call) getFunctionConfiguration() error {
-	ref, err := c.function()
+func (c *call) getFunctionConfiguration(in *wire.GetFunctionConfigurationRequest) error {
+	ref, err := c.reference(in.FunctionName, in.Qualifier)
 	if err != nil {
 		return err
 	}
-	got, err := c.Functions.GetFunctionConfiguration(c.ctx, ref)
-	return c.answer(http.StatusOK, got, err)
+	return c.answer(c.Functions.GetFunctionConfiguration(c.ctx, ref))
 }
 
-// page reads Marker and MaxItems.
-func (c *call) page() (marker string, items int, err error) {
-	query := c.r.URL.Query()
-	if text := query.Get("MaxItems"); text != "" {
-		if items, err = strconv.Atoi(text); err != nil {
-			return "", 0, &modelError{serialization, "STRING_VALUE can not be converted to Integer at 'MaxItems'"}
-		}
-		var v violations
-		v.number("maxItems", &items)
-		err = v.err()
-	}
-	return query.Get("Marker"), items, err
-}
-
-func configurations(name string, page functions.ConfigurationPage) map[string]any {
-	list := make([]map[string]any, len(page.Configurations))
+func configurations(page functions.ConfigurationPage) []wire.FunctionConfiguration {
+	list := make([]wire.FunctionConfiguration, len(page.Configurations))
 	for i := range page.Configurations {
 		list[i] = configuration(&page.Configurations[i])
 	}
-	body := map[string]any{name: list}
-	if page.NextMarker != "" {
-		body["NextMarker"] = page.NextMarker
-	}
-	return body
+	return list
 }
 
-func (c *call) listFunctions() error {
-	marker, items, err := c.page()
+func (c *call) listFunctions(in *wire.ListFunctionsRequest) error {
+	page, err := c.Functions.ListFunctions(c.ctx, functions.ListFunctionsRequest{Account: c.who.Account, MasterRegion: value(in.MasterRegion),
+		AllVersions: in.FunctionVersion != nil, Marker: value(in.Marker), MaxItems: value(in.MaxItems)})
 	if err != nil {
 		return err
 	}
-	query := c.r.URL.Query()
-	version := query.Get("FunctionVersion")
-	if version != "" && version != "ALL" {
-		var v violations
-		v.add("'"+version+"'", "functionVersion", "Member must satisfy enum value set: [ALL]")
-		return v.err()
-	}
-	page, err := c.Functions.ListFunctions(c.ctx, functions.ListFunctionsRequest{Account: c.who.Account, MasterRegion: query.Get("MasterRegion"),
-		AllVersions: version == "ALL", Marker: marker, MaxItems: items})
-	if err != nil {
-		return err
-	}
-	return c.json(http.StatusOK, configurations("Functions", page))
+	return c.json(wire.ListFunctionsResponse{Functions: configurations(page), NextMarker: given(page.NextMarker)})
 }
 
-func (c *call) updateFunctionCode() error {
-	ref, err := c.function()
+func (c *call) updateFunctionCode(in *wire.UpdateFunctionCodeRequest) error {
+	ref, err := c.reference(in.FunctionName, nil)
 	if err != nil {
 		return err
 	}
-	var in struct {
-		code
-		Architectures   []string
-		Publish, DryRun bool
-		RevisionID      string `json:"RevisionId"`
-	}
-	if err := c.decode(&in); err != nil {
+	if err := unsupported(in.SourceKMSKeyArn != nil, "SourceKMSKeyArn", in.PublishTo != nil, "PublishTo"); err != nil {
 		return err
 	}
-	got, err := c.Functions.UpdateFunctionCode(c.ctx, functions.UpdateFunctionCodeRequest{Function: ref.FunctionName, Code: in.code.domain(),
-		Architectures: in.Architectures, Publish: in.Publish, DryRun: in.DryRun, RevisionID: in.RevisionID})
-	return c.answer(http.StatusOK, got, err)
+	code := functions.Code{ZipFile: in.ZipFile, S3Bucket: value(in.S3Bucket), S3Key: value(in.S3Key), S3ObjectVersion: value(in.S3ObjectVersion), ImageURI: value(in.ImageUri)}
+	return c.answer(c.Functions.UpdateFunctionCode(c.ctx, functions.UpdateFunctionCodeRequest{Function: ref.FunctionName, Code: code,
+		Architectures: in.Architectures, Publish: value(in.Publish), DryRun: value(in.DryRun), RevisionID: value(in.RevisionId)}))
 }
 
-func (c *call) updateFunctionConfiguration() error {
-	ref, err := c.function()
+func (c *call) updateFunctionConfiguration(in *wire.UpdateFunctionConfigurationRequest) error {
+	ref, err := c.reference(in.FunctionName, nil)
 	if err != nil {
 		return err
 	}
-	var in struct {
-		settable
-		RevisionID string `json:"RevisionId"`
-	}
-	if err := c.decode(&in); err != nil {
+	if err := unsupported(in.CapacityProviderConfig != nil, "CapacityProviderConfig", in.DurableConfig != nil, "DurableConfig"); err != nil {
 		return err
 	}
-	var v violations
-	v.text("role", in.Role)
-	v.settable(&in.settable)
-	if err := v.err(); err != nil {
-		return err
-	}
-	got, err := c.Functions.UpdateFunctionConfiguration(c.ctx, functions.UpdateFunctionConfigurationRequest{Function: ref.FunctionName,
-		Settable: in.domain(), RevisionID: in.RevisionID})
-	return c.answer(http.StatusOK, got, err)
+	return c.answer(c.Functions.UpdateFunctionConfiguration(c.ctx, functions.UpdateFunctionConfigurationRequest{Function: ref.FunctionName,
+		Settable: updated(in).domain(), RevisionID: value(in.RevisionId)}))
 }
 
-func (c *call) deleteFunction() error {
-	ref, err := c.function()
+func (c *call) deleteFunction(in *wire.DeleteFunctionRequest) error {
+	ref, err := c.reference(in.FunctionName, in.Qualifier)
 	if err != nil {
 		return err
 	}
-	if err := c.Functions.DeleteFunction(c.ctx, ref); err != nil {
-		return err
-	}
-	return c.empty(http.StatusNoContent)
+	return c.done(c.Functions.DeleteFunction(c.ctx, ref))
 }
 
-func (c *call) publishVersion() error {
-	ref, err := c.function()
+func (c *call) publishVersion(in *wire.PublishVersionRequest) error {
+	ref, err := c.reference(in.FunctionName, nil)
 	if err != nil {
 		return err
 	}
-	var in struct {
-		CodeSha256  string
-		RevisionID  string `json:"RevisionId"`
-		Description *string
-	}
-	if err := c.decode(&in); err != nil {
+	if err := unsupported(in.PublishTo != nil, "PublishTo"); err != nil {
 		return err
 	}
-	var v violations
-	v.text("description", in.Description)
-	if err := v.err(); err != nil {
-		return err
-	}
-	got, err := c.Functions.PublishVersion(c.ctx, functions.PublishVersionRequest{Function: ref.FunctionName, CodeSHA256: in.CodeSha256,
-		Description: in.Description, RevisionID: in.RevisionID})
-	return c.answer(http.StatusCreated, got, err)
+	return c.answer(c.Functions.PublishVersion(c.ctx, functions.PublishVersionRequest{Function: ref.FunctionName, CodeSHA256: value(in.CodeSha256),
+		Description: in.Description, RevisionID: value(in.RevisionId)}))
 }
 
-func (c *call) listVersionsByFunction() error {
-	ref, err := c.function()
+func (c *call) listVersionsByFunction(in *wire.ListVersionsByFunctionRequest) error {
+	ref, err := c.reference(in.FunctionName, nil)
 	if err != nil {
 		return err
 	}
-	marker, items, err := c.page()
+	page, err := c.Functions.ListVersionsByFunction(c.ctx, functions.ListVersionsRequest{Function: ref.FunctionName, Marker: value(in.Marker), MaxItems: value(in.MaxItems)})
 	if err != nil {
 		return err
 	}
-	page, err := c.Functions.ListVersionsByFunction(c.ctx, functions.ListVersionsRequest{Function: ref.FunctionName, Marker: marker, MaxItems: items})
-	if err != nil {
-		return err
-	}
-	return c.json(http.StatusOK, configurations("Versions", page))
+	return c.json(wire.ListVersionsByFunctionResponse{Versions: configurations(page), NextMarker: given(page.NextMarker)})
 }
 
-type routing struct{ AdditionalVersionWeights map[string]float64 }
-
-func (c *call) aliasAnswer(status int, got *functions.Alias, err error) error {
+func (c *call) aliasAnswer(got *functions.Alias, err error) error {
 	if err != nil {
 		return err
 	}
-	return c.json(status, alias(got))
+	return c.json(alias(got))
 }
 
-func (c *call) createAlias() error {
-	ref, err := c.function()
+func (c *call) createAlias(in *wire.CreateAliasRequest) error {
+	ref, err := c.reference(in.FunctionName, nil)
 	if err != nil {
 		return err
 	}
-	var in struct {
-		Name, FunctionVersion *string
-		Description           string
-		RoutingConfig         *routing
-	}
-	if err := c.decode(&in); err != nil {
-		return err
-	}
-	var v violations
-	v.required("name", in.Name)
-	v.required("functionVersion", in.FunctionVersion)
-	v.given("description", in.Description)
-	if err := v.err(); err != nil {
-		return err
-	}
-	req := functions.CreateAliasRequest{Function: ref.FunctionName, Name: *in.Name, Version: *in.FunctionVersion, Description: in.Description}
+	req := functions.CreateAliasRequest{Function: ref.FunctionName, Name: *in.Name, Version: *in.FunctionVersion, Description: value(in.Description)}
 	if in.RoutingConfig != nil {
 		req.Weights = in.RoutingConfig.AdditionalVersionWeights
 	}
-	got, err := c.Functions.CreateAlias(c.ctx, req)
-	return c.aliasAnswer(http.StatusCreated, got, err)
+	return c.aliasAnswer(c.Functions.CreateAlias(c.ctx, req))
 }
 
-// aliasRef reads the alias that the path names.
-func (c *call) aliasRef() (lambent.FunctionRef, error) {
-	ref, err := c.function()
-	if err != nil {
-		return ref, err
-	}
-	ref.Qualifier = c.labels.get("Name")
-	var v violations
-	v.text("name", &ref.Qualifier)
-	return ref, v.err()
+// aliasRef reads the alias that a path names.
+func (c *call) aliasRef(function, name *string) (lambent.FunctionRef, error) {
+	ref, err := c.reference(function, nil)
+	ref.Qualifier = *name
+	return ref, err
 }
 
-func (c *call) getAlias() error {
-	ref, err := c.aliasRef()
+func (c *call) getAlias(in *wire.GetAliasRequest) error {
+	ref, err := c.aliasRef(in.FunctionName, in.Name)
 	if err != nil {
 		return err
 	}
-	got, err := c.Functions.GetAlias(c.ctx, ref)
-	return c.aliasAnswer(http.StatusOK, got, err)
+	return c.aliasAnswer(c.Functions.GetAlias(c.ctx, ref))
 }
 
-func (c *call) updateAlias() error {
-	ref, err := c.aliasRef()
+func (c *call) updateAlias(in *wire.UpdateAliasRequest) error {
+	ref, err := c.aliasRef(in.FunctionName, in.Name)
 	if err != nil {
 		return err
 	}
-	var in struct {
-		FunctionVersion, Description *string
-		RoutingConfig                *routing
-		RevisionID                   string `json:"RevisionId"`
-	}
-	if err := c.decode(&in); err != nil {
-		return err
-	}
-	var v violations
-	v.text("functionVersion", in.FunctionVersion)
-	v.text("description", in.Description)
-	if err := v.err(); err != nil {
-		return err
-	}
-	req := functions.UpdateAliasRequest{Function: ref.FunctionName, Name: ref.Qualifier, Version: in.FunctionVersion, Description: in.Description, RevisionID: in.RevisionID}
+	req := functions.UpdateAliasRequest{Function: ref.FunctionName, Name: ref.Qualifier, Version: in.FunctionVersion, Description: in.Description, RevisionID: value(in.RevisionId)}
 	if in.RoutingConfig != nil {
 		req.Weights = &in.RoutingConfig.AdditionalVersionWeights
 	}
-	got, err := c.Functions.UpdateAlias(c.ctx, req)
-	return c.aliasAnswer(http.StatusOK, got, err)
+	return c.aliasAnswer(c.Functions.UpdateAlias(c.ctx, req))
 }
 
-func (c *call) deleteAlias() error {
-	ref, err := c.aliasRef()
+func (c *call) deleteAlias(in *wire.DeleteAliasRequest) error {
+	ref, err := c.aliasRef(in.FunctionName, in.Name)
 	if err != nil {
 		return err
 	}
-	if err := c.Functions.DeleteAlias(c.ctx, ref); err != nil {
-		return err
-	}
-	return c.empty(http.StatusNoContent)
+	return c.done(c.Functions.DeleteAlias(c.ctx, ref))
 }
 
-func (c *call) listAliases() error {
-	ref, err := c.function()
+func (c *call) listAliases(in *wire.ListAliasesRequest) error {
+	ref, err := c.reference(in.FunctionName, nil)
 	if err != nil {
 		return err
 	}
-	marker, items, err := c.page()
+	page, err := c.Functions.ListAliases(c.ctx, functions.ListAliasesRequest{Function: ref.FunctionName, Version: value(in.FunctionVersion),
+		Marker: value(in.Marker), MaxItems: value(in.MaxItems)})
 	if err != nil {
 		return err
 	}
-	page, err := c.Functions.ListAliases(c.ctx, functions.ListAliasesRequest{Function: ref.FunctionName, Version: c.r.URL.Query().Get("FunctionVersion"),
-		Marker: marker, MaxItems: items})
-	if err != nil {
-		return err
-	}
-	list := make([]map[string]any, len(page.Aliases))
+	out := wire.ListAliasesResponse{Aliases: make([]wire.AliasConfiguration, len(page.Aliases)), NextMarker: given(page.NextMarker)}
 	for i := range page.Aliases {
-		list[i] = alias(&page.Aliases[i])
+		out.Aliases[i] = alias(&page.Aliases[i])
 	}
-	body := map[string]any{"Aliases": list}
-	if page.NextMarker != "" {
-		body["NextMarker"] = page.NextMarker
-	}
-	return c.json(http.StatusOK, body)
-}
-
-func (c *call) putFunctionConcurrency() error {
-	ref, err := c.function()
-	if err != nil {
-		return err
-	}
-	var in struct{ ReservedConcurrentExecutions *int }
-	if err := c.decode(&in); err != nil {
-		return err
-	}
-	var v violations
-	v.present("reservedConcurrentExecutions", in.ReservedConcurrentExecutions != nil)
-	v.number("reservedConcurrentExecutions", in.ReservedConcurrentExecutions)
-	if err := v.err(); err != nil {
-		return err
-	}
-	got, err := c.Functions.PutFunctionConcurrency(c.ctx, ref.FunctionName, *in.ReservedConcurrentExecutions)
-	if err != nil {
-		return err
-	}
-	return c.json(http.StatusOK, map[string]int{"ReservedConcurrentExecutions": got})
-}
-
-// invalidNull is the error of a member that is missing.
-func invalidNull(member string) error {
-	var v violations
-	v.present(member, false)
-	return v.err()
-}
-
-func (c *call) getFunctionConcurrency() error {
-	ref, err := c.function()
-	if err != nil {
-		return err
-	}
-	got, err := c.Functions.GetFunctionConcurrency(c.ctx, ref.FunctionName)
-	if err != nil {
-		return err
-	}
-	body := map[string]int{}
-	if got != nil {
-		body["ReservedConcurrentExecutions"] = *got
-	}
-	return c.json(http.StatusOK, body)
-}
-
-func (c *call) deleteFunctionConcurrency() error {
-	ref, err := c.function()
-	if err != nil {
-		return err
-	}
-	if err := c.Functions.DeleteFunctionConcurrency(c.ctx, ref.FunctionName); err != nil {
-		return err
-	}
-	return c.empty(http.StatusNoContent)
-}
-
-func (c *call) getAccountSettings() error {
-	s, err := c.Functions.GetAccountSettings(c.ctx, c.who.Account)
-	if err != nil {
-		return err
-	}
-	return c.json(http.StatusOK, map[string]any{
-		"AccountLimit": map[string]any{"TotalCodeSize": s.TotalCodeLimit, "CodeSizeUnzipped": s.CodeUnzippedLimit, "CodeSizeZipped": s.CodeZippedLimit,
-			"ConcurrentExecutions": s.ConcurrencyLimit, "UnreservedConcurrentExecutions": s.UnreservedConcurrency},
-		"AccountUsage": map[string]any{"TotalCodeSize": s.TotalCodeUsed, "FunctionCount": s.FunctionCount},
-	})
-}
-
-// tagged reads the function that an ARN in the path names.
-func (c *call) tagged() (lambent.FunctionRef, error) {
-	resource := c.labels.get("Resource")
-	if !strings.HasPrefix(resource, "arn:") {
-		var v violations
-		v.add("'"+resource+"'", "resource", "Member must satisfy regular expression pattern: "+taggable)
-		return lambent.FunctionRef{}, v.err()
-	}
-	return c.reference(resource, "")
-}
-
-func (c *call) tagResource() error {
-	ref, err := c.tagged()
-	if err != nil {
-		return err
-	}
-	var in struct{ Tags map[string]string }
-	if err := c.decode(&in); err != nil {
-		return err
-	}
-	if in.Tags == nil {
-		return invalidNull("tags")
-	}
-	if err := c.Functions.TagResource(c.ctx, ref, in.Tags); err != nil {
-		return err
-	}
-	return c.empty(http.StatusNoContent)
-}
-
-func (c *call) untagResource() error {
-	ref, err := c.tagged()
-	if err != nil {
-		return err
-	}
-	keys := c.r.URL.Query()["tagKeys"]
-	if len(keys) == 0 {
-		return invalidNull("tagKeys")
-	}
-	if err := c.Functions.UntagResource(c.ctx, ref, keys); err != nil {
-		return err
-	}
-	return c.empty(http.StatusNoContent)
-}
-
-func (c *call) listTags() error {
-	ref, err := c.tagged()
-	if err != nil {
-		return err
-	}
-	tags, err := c.Functions.ListTags(c.ctx, ref)
-	if err != nil {
-		return err
-	}
-	if tags == nil {
-		tags = map[string]string{}
-	}
-	return c.json(http.StatusOK, map[string]any{"Tags": tags})
-}
-
-// The rest are what tools ask about a function whose answer is "none", which is the truth while it cannot be set.
-
-// exists answers an error unless the function exists.
-func (c *call) exists() error {
-	ref, err := c.function()
-	if err != nil {
-		return err
-	}
-	_, err = c.Functions.GetFunctionConfiguration(c.ctx, ref)
-	return err
-}
-
-// existing checks the function and answers a fixed body.
-func (c *call) existing(body any) error {
-	if err := c.exists(); err != nil {
-		return err
-	}
-	return c.json(http.StatusOK, body)
-}
-
-// missing answers that there is no such thing, with a message made from the function's ARN.
-func (c *call) missing(message func(arn string) error) error {
-	ref, err := c.function()
-	if err != nil {
-		return err
-	}
-	arn := ref.ARN(c.Region)
-	if ref.Qualifier != "" {
-		arn += ":" + ref.Qualifier
-	}
-	return message(arn)
-}
-
-// noResource is what Lambda says of policies and function URLs, also of a function that does not exist.
-func noResource(string) error {
-	return lambent.Errorf(lambent.NotFound, "The resource you requested does not exist.")
-}
-
-func (c *call) getPolicy() error            { return c.missing(noResource) }
-func (c *call) getFunctionURLConfig() error { return c.missing(noResource) }
-func (c *call) getFunctionEventInvokeConfig() error {
-	return c.missing(func(arn string) error {
-		return lambent.Errorf(lambent.NotFound, "The function %s doesn't have an EventInvokeConfig", arn)
-	})
-}
-func (c *call) getProvisionedConcurrencyConfig() error {
-	if c.r.URL.Query().Get("List") == "ALL" {
-		return c.existing(map[string]any{"ProvisionedConcurrencyConfigs": []any{}})
-	}
-	if err := c.exists(); err != nil {
-		return err
-	}
-	return &modelError{noProvisioned, "No Provisioned Concurrency Config found for this function"}
-}
-func (c *call) getFunctionCodeSigningConfig() error {
-	ref, err := c.function()
-	if err != nil {
-		return err
-	}
-	return c.existing(map[string]string{"FunctionName": ref.Name})
-}
-func (c *call) getFunctionRecursionConfig() error {
-	return c.existing(map[string]string{"RecursiveLoop": "Terminate"})
-}
-func (c *call) getRuntimeManagementConfig() error {
-	ref, err := c.function()
-	if err != nil {
-		return err
-	}
-	return c.existing(map[string]string{"UpdateRuntimeOn": "Auto", "FunctionArn": ref.ARN(c.Region)})
-}
-func (c *call) listEventSourceMappings() error {
-	return c.json(http.StatusOK, map[string]any{"EventSourceMappings": []any{}})
-}
-func (c *call) listLayers() error {
-	if c.r.URL.Query().Get("find") == "LayerVersion" {
-		return lambent.Errorf(lambent.NotImplemented, "Lambent does not support GetLayerVersionByArn yet.")
-	}
-	return c.json(http.StatusOK, map[string]any{"Layers": []any{}})
-}
-func (c *call) listFunctionURLConfigs() error {
-	err := c.existing(map[string]any{"FunctionUrlConfigs": []any{}})
-	if err != nil && lambent.CodeOf(err) == lambent.NotFound {
-		return lambent.Errorf(lambent.NotFound, "Function does not exist")
-	}
-	return err
-}
-func (c *call) listFunctionEventInvokeConfigs() error {
-	return c.existing(map[string]any{"FunctionEventInvokeConfigs": []any{}})
+	return c.json(out)
 }
 
 // callerIdentity is STS GetCallerIdentity, which AWS tools ask before anything else.

@@ -262,8 +262,10 @@ func TestWhatAFunctionDoesNotHave(t *testing.T) {
 	}
 	_, err = c.GetLayerVersionByArn(t.Context(), &lambda.GetLayerVersionByArnInput{Arn: aws.String("arn:aws:lambda:eu-central-1:123456789012:layer:l:1")})
 	wantCode(t, err, "NotImplementedException", "GetLayerVersionByArn")
-	_, err = c.AddPermission(t.Context(), &lambda.AddPermissionInput{FunctionName: f, Action: aws.String("a"), Principal: aws.String("p"), StatementId: aws.String("s")})
+	_, err = c.AddPermission(t.Context(), &lambda.AddPermissionInput{FunctionName: f, Action: aws.String("lambda:InvokeFunction"), Principal: aws.String("p"), StatementId: aws.String("s")})
 	wantCode(t, err, "NotImplementedException", "AddPermission")
+	_, err = c.AddPermission(t.Context(), &lambda.AddPermissionInput{FunctionName: f, Action: aws.String("a"), Principal: aws.String("p"), StatementId: aws.String("s")})
+	wantCode(t, err, "ValidationException", "'action'")
 	_, err = c.GetFunctionRecursionConfig(t.Context(), &lambda.GetFunctionRecursionConfigInput{FunctionName: aws.String("none")})
 	wantError[*types.ResourceNotFoundException](t, err, "Function not found: "+arnBase+"none")
 }

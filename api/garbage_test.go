@@ -49,8 +49,8 @@ func TestGarbageGetsLambdasError(t *testing.T) {
 		{"a number", "POST", create, `7`, 400, "SerializationException", ""},
 		{"null", "POST", create, `null`, 400, "ValidationException", "Value null at 'functionName'"},
 		{"nothing", "POST", create, ``, 400, "ValidationException", "3 validation errors detected: Value null at 'functionName' failed to satisfy constraint: Member must not be null; Value null at 'role'"},
-		{"a name of wrong type", "POST", create, `{"FunctionName":7}`, 400, "SerializationException", "NUMBER_VALUE can not be converted to String at 'FunctionName'"},
-		{"a timeout of wrong type", "POST", create, `{"Timeout":"x"}`, 400, "SerializationException", "STRING_VALUE can not be converted to Integer at 'Timeout'"},
+		{"a name of wrong type", "POST", create, `{"FunctionName":7}`, 400, "SerializationException", "NUMBER_VALUE can not be converted to a String"},
+		{"a timeout of wrong type", "POST", create, `{"Timeout":"x"}`, 400, "SerializationException", "STRING_VALUE can not be converted to an Integer"},
 		{"a fraction", "POST", create, `{"Timeout":1.5}`, 400, "SerializationException", ""},
 		{"a huge number", "POST", create, `{"Timeout":99999999999999999999}`, 400, "SerializationException", ""},
 		{"code of wrong type", "POST", create, `{"Code":[]}`, 400, "SerializationException", ""},
@@ -118,7 +118,7 @@ func TestConstraints(t *testing.T) {
 		"package":     {map[string]any{"PackageType": "Jar"}, "1 validation error detected: Value 'Jar' at 'packageType' failed to satisfy constraint: Member must satisfy enum value set: [Zip, Image]"},
 		"snapStart":   {map[string]any{"SnapStart": map[string]any{"ApplyOn": "invalidOption"}}, "1 validation error detected: Value 'invalidOption' at 'snapStart.applyOn' failed to satisfy constraint: Member must satisfy enum value set: [PublishedVersions, None]"},
 		"ephemeral":   {map[string]any{"EphemeralStorage": map[string]any{}}, "1 validation error detected: Value null at 'ephemeralStorage.size' failed to satisfy constraint: Member must not be null"},
-		"variable":    {map[string]any{"Environment": map[string]any{"Variables": map[string]any{"1A": "secret"}}}, "1 validation error detected: Value '{1A=***}' at 'environment.variables' failed to satisfy constraint: Map keys must satisfy constraint: [Member must satisfy regular expression pattern: [a-zA-Z]([a-zA-Z0-9_])+, Member must not be null]"},
+		"variable":    {map[string]any{"Environment": map[string]any{"Variables": map[string]any{"1A": "secret"}}}, "1 validation error detected: Value at 'environment.variables' failed to satisfy constraint: Map keys must satisfy constraint: [Member must satisfy regular expression pattern: [a-zA-Z]([a-zA-Z0-9_])+, Member must not be null]"},
 		"log group":   {map[string]any{"LoggingConfig": map[string]any{"LogGroup": "a b"}}, `1 validation error detected: Value 'a b' at 'loggingConfig.logGroup' failed to satisfy constraint: Member must satisfy regular expression pattern: [\.\-_/#A-Za-z0-9]+`},
 	}
 	for name, c := range cases {

@@ -2,12 +2,12 @@ package api
 
 import (
 	"cmp"
-	"net/http"
 	"slices"
 	"strings"
 	"time"
 
 	"lambent"
+	"lambent/api/internal/wire"
 )
 
 // A part of CloudWatch Logs' API, as much as reading a function's log takes
@@ -35,8 +35,8 @@ func (c *call) logsOperation(target string) error {
 		return errUnknownOperation
 	}
 	var in logsInput
-	if err := c.decode(&in); err != nil {
-		return err
+	if err := wire.Decode(c.body, &in); err != nil {
+		return inputError(err)
 	}
 	if in.LogGroupName == "" && in.LogGroupIdentifier != "" {
 		in.LogGroupName = in.LogGroupIdentifier[strings.LastIndex(in.LogGroupIdentifier, ":")+1:]
@@ -94,7 +94,7 @@ func (c *call) filterLogEvents(in *logsInput) error {
 	if len(events) == in.Limit {
 		body["nextToken"] = events[len(events)-1].ID
 	}
-	return c.json(http.StatusOK, body)
+	return c.json(body)
 }
 
 func (c *call) getLogEvents(in *logsInput) error {
@@ -109,7 +109,7 @@ func (c *call) getLogEvents(in *logsInput) error {
 		list = append(list, map[string]any{"timestamp": e.Time.UnixMilli(), "message": e.Message, "ingestionTime": e.Time.UnixMilli()})
 		token = e.ID
 	}
-	return c.json(http.StatusOK, map[string]any{"events": list, "nextForwardToken": "f/" + token, "nextBackwardToken": "b/" + in.NextToken})
+	return c.json(map[string]any{"events": list, "nextForwardToken": "f/" + token, "nextBackwardToken": "b/" + in.NextToken})
 }
 
 // describe lists the groups or streams that have events.
@@ -136,5 +136,5 @@ func (c *call) describe(in *logsInput, list, member string, name func(lambent.Lo
 		out = append(out, f)
 	}
 	slices.SortFunc(out, func(a, b map[string]any) int { return cmp.Compare(a[member].(string), b[member].(string)) })
-	return c.json(http.StatusOK, map[string]any{list: out})
+	return c.json(map[string]any{list: out})
 }

@@ -1,201 +1,142 @@
 package api
 
 import (
-	"encoding/base64"
-	"encoding/json"
-	"errors"
-	"reflect"
-	"strings"
 	"time"
 
 	"lambent"
+	"lambent/api/internal/wire"
 	"lambent/functions"
 )
 
 // settable are the members that CreateFunction and UpdateFunctionConfiguration share.
 type settable struct {
-	Runtime           *string
-	Role              *string
-	Handler           *string
-	Description       *string
-	Timeout           *int
-	MemorySize        *int
-	KMSKeyArn         *string
-	Layers            *[]string
-	Environment       *struct{ Variables map[string]string }
-	VpcConfig         *vpcConfig
-	DeadLetterConfig  *struct{ TargetArn string }
-	TracingConfig     *struct{ Mode string }
-	EphemeralStorage  *struct{ Size *int }
-	SnapStart         *struct{ ApplyOn string }
-	LoggingConfig     *loggingConfig
-	FileSystemConfigs []json.RawMessage
-	ImageConfig       *json.RawMessage
+	runtime, role, handler, description, kmsKeyARN *string
+	timeout, memorySize                            *int
+	layers                                         []string
+	environment                                    *wire.Environment
+	vpc                                            *wire.VpcConfig
+	deadLetter                                     *wire.DeadLetterConfig
+	tracing                                        *wire.TracingConfig
+	ephemeral                                      *wire.EphemeralStorage
+	snapStart                                      *wire.SnapStart
+	logging                                        *wire.LoggingConfig
+	fileSystems                                    []wire.FileSystemConfig
+	image                                          *wire.ImageConfig
 }
 
-type vpcConfig struct {
-	SubnetIds               []string
-	SecurityGroupIds        []string
-	Ipv6AllowedForDualStack bool
+func created(in *wire.CreateFunctionRequest) *settable {
+	return &settable{runtime: in.Runtime, role: in.Role, handler: in.Handler, description: in.Description, kmsKeyARN: in.KMSKeyArn,
+		timeout: in.Timeout, memorySize: in.MemorySize, layers: in.Layers, environment: in.Environment, vpc: in.VpcConfig,
+		deadLetter: in.DeadLetterConfig, tracing: in.TracingConfig, ephemeral: in.EphemeralStorage, snapStart: in.SnapStart,
+		logging: in.LoggingConfig, fileSystems: in.FileSystemConfigs, image: in.ImageConfig}
 }
 
-type loggingConfig struct {
-	LogFormat           string `json:",omitempty"`
-	ApplicationLogLevel string `json:",omitempty"`
-	SystemLogLevel      string `json:",omitempty"`
-	LogGroup            string `json:",omitempty"`
-}
-
-type code struct {
-	ZipFile         []byte
-	S3Bucket        string
-	S3Key           string
-	S3ObjectVersion string
-	ImageURI        string `json:"ImageUri"`
-}
-
-type createFunctionInput struct {
-	settable
-	FunctionName         *string
-	Code                 *code
-	PackageType          string
-	Architectures        []string
-	Publish              bool
-	Tags                 map[string]string
-	CodeSigningConfigArn string
+func updated(in *wire.UpdateFunctionConfigurationRequest) *settable {
+	return &settable{runtime: in.Runtime, role: in.Role, handler: in.Handler, description: in.Description, kmsKeyARN: in.KMSKeyArn,
+		timeout: in.Timeout, memorySize: in.MemorySize, layers: in.Layers, environment: in.Environment, vpc: in.VpcConfig,
+		deadLetter: in.DeadLetterConfig, tracing: in.TracingConfig, ephemeral: in.EphemeralStorage, snapStart: in.SnapStart,
+		logging: in.LoggingConfig, fileSystems: in.FileSystemConfigs, image: in.ImageConfig}
 }
 
 // domain turns the wire's members into the control plane's.
 func (s *settable) domain() functions.Settable {
-	d := functions.Settable{Runtime: s.Runtime, Role: s.Role, Handler: s.Handler, Description: s.Description, MemoryMiB: s.MemorySize,
-		KMSKeyARN: s.KMSKeyArn, Layers: s.Layers, FileSystems: len(s.FileSystemConfigs), ImageConfig: s.ImageConfig != nil}
-	if s.Timeout != nil {
-		timeout := time.Duration(*s.Timeout) * time.Second
-		d.Timeout = &timeout
+	d := functions.Settable{Runtime: s.runtime, Role: s.role, Handler: s.handler, Description: s.description, MemoryMiB: s.memorySize,
+		KMSKeyARN: s.kmsKeyARN, FileSystems: len(s.fileSystems), ImageConfig: s.image != nil}
+	if s.layers != nil {
+		d.Layers = &s.layers
 	}
-	if s.EphemeralStorage != nil {
-		d.EphemeralMiB = s.EphemeralStorage.Size
+	if s.timeout != nil {
+		d.Timeout = new(time.Duration(*s.timeout) * time.Second)
 	}
-	if s.Environment != nil {
-		variables := s.Environment.Variables
+	if s.ephemeral != nil {
+		d.EphemeralMiB = s.ephemeral.Size
+	}
+	if s.environment != nil {
+		variables := s.environment.Variables
 		if variables == nil {
 			variables = map[string]string{}
 		}
 		d.Environment = &variables
 	}
-	if s.VpcConfig != nil {
-		d.VpcConfig = &functions.VpcConfig{SubnetIDs: s.VpcConfig.SubnetIds, SecurityGroupIDs: s.VpcConfig.SecurityGroupIds, IPv6Allowed: s.VpcConfig.Ipv6AllowedForDualStack}
+	if s.vpc != nil {
+		d.VpcConfig = &functions.VpcConfig{SubnetIDs: s.vpc.SubnetIds, SecurityGroupIDs: s.vpc.SecurityGroupIds, IPv6Allowed: value(s.vpc.Ipv6AllowedForDualStack)}
 	}
-	if s.DeadLetterConfig != nil {
-		d.DeadLetter = &functions.DeadLetter{TargetARN: s.DeadLetterConfig.TargetArn}
+	if s.deadLetter != nil {
+		d.DeadLetter = &functions.DeadLetter{TargetARN: value(s.deadLetter.TargetArn)}
 	}
-	if s.TracingConfig != nil && s.TracingConfig.Mode != "" {
-		d.TracingMode = &s.TracingConfig.Mode
+	if s.tracing != nil {
+		d.TracingMode = s.tracing.Mode
 	}
-	if s.SnapStart != nil && s.SnapStart.ApplyOn != "" {
-		d.SnapStart = &s.SnapStart.ApplyOn
+	if s.snapStart != nil {
+		d.SnapStart = s.snapStart.ApplyOn
 	}
-	if s.LoggingConfig != nil {
-		d.Logging = &functions.LoggingConfig{Format: lambent.LogFormat(s.LoggingConfig.LogFormat), ApplicationLevel: s.LoggingConfig.ApplicationLogLevel,
-			SystemLevel: s.LoggingConfig.SystemLogLevel, Group: s.LoggingConfig.LogGroup}
+	if l := s.logging; l != nil {
+		d.Logging = &functions.LoggingConfig{Format: lambent.LogFormat(value(l.LogFormat)), ApplicationLevel: value(l.ApplicationLogLevel),
+			SystemLevel: value(l.SystemLogLevel), Group: value(l.LogGroup)}
 	}
 	return d
 }
 
-func (c *code) domain() functions.Code {
-	if c == nil {
-		return functions.Code{}
+// value returns a member, its type's zero value when it is absent.
+func value[T any](member *T) (zero T) {
+	if member == nil {
+		return zero
 	}
-	return functions.Code{ZipFile: c.ZipFile, S3Bucket: c.S3Bucket, S3Key: c.S3Key, S3ObjectVersion: c.S3ObjectVersion, ImageURI: c.ImageURI}
+	return *member
+}
+
+// given returns a member that is absent when it has its type's zero value.
+func given[T comparable](v T) *T {
+	var zero T
+	if v == zero {
+		return nil
+	}
+	return &v
 }
 
 // configuration is FunctionConfiguration on the wire. Members that are absent are left out; the others appear as AWS has them.
-func configuration(c *functions.Configuration) map[string]any {
-	m := map[string]any{
-		"FunctionName": c.Function.Name, "FunctionArn": c.ARN, "Version": c.Version, "Description": c.Description, "Role": c.Role,
-		"Architectures": c.Architectures, "PackageType": c.PackageType, "Timeout": int(c.Timeout / time.Second), "MemorySize": c.MemoryMiB,
-		"EphemeralStorage": map[string]int{"Size": c.EphemeralMiB}, "CodeSha256": c.CodeSHA256(), "CodeSize": c.Code.Size,
-		"LastModified": c.LastModifiedText(), "RevisionId": c.RevisionID, "TracingConfig": map[string]string{"Mode": c.TracingMode},
-		"SnapStart":     map[string]string{"ApplyOn": c.SnapStart.ApplyOn, "OptimizationStatus": c.SnapStart.Optimization},
-		"LoggingConfig": loggingConfig{string(c.Logging.Format), c.Logging.ApplicationLevel, c.Logging.SystemLevel, c.Logging.Group},
-	}
-	for name, value := range map[string]string{"Runtime": c.Runtime, "Handler": c.Handler, "KMSKeyArn": c.KMSKeyARN, "State": string(c.State),
-		"StateReason": c.StateReason, "StateReasonCode": c.StateReasonCode, "LastUpdateStatus": string(c.LastUpdateStatus),
-		"LastUpdateStatusReason": c.LastUpdateStatusReason, "LastUpdateStatusReasonCode": c.LastUpdateStatusReasonCode} {
-		if value != "" {
-			m[name] = value
-		}
+func configuration(c *functions.Configuration) wire.FunctionConfiguration {
+	out := wire.FunctionConfiguration{
+		FunctionName: &c.Function.Name, FunctionArn: &c.ARN, Version: &c.Version, Description: &c.Description, Role: &c.Role,
+		Architectures: c.Architectures, PackageType: &c.PackageType, Timeout: new(int(c.Timeout / time.Second)), MemorySize: &c.MemoryMiB,
+		EphemeralStorage: &wire.EphemeralStorage{Size: &c.EphemeralMiB}, CodeSha256: new(c.CodeSHA256()), CodeSize: &c.Code.Size,
+		LastModified: new(c.LastModifiedText()), RevisionId: &c.RevisionID, TracingConfig: &wire.TracingConfigResponse{Mode: &c.TracingMode},
+		SnapStart: &wire.SnapStartResponse{ApplyOn: &c.SnapStart.ApplyOn, OptimizationStatus: &c.SnapStart.Optimization},
+		LoggingConfig: &wire.LoggingConfig{LogFormat: new(string(c.Logging.Format)), ApplicationLogLevel: given(c.Logging.ApplicationLevel),
+			SystemLogLevel: given(c.Logging.SystemLevel), LogGroup: &c.Logging.Group},
+		Runtime: given(c.Runtime), Handler: given(c.Handler), KMSKeyArn: given(c.KMSKeyARN),
+		State: given(string(c.State)), StateReason: given(c.StateReason), StateReasonCode: given(c.StateReasonCode),
+		LastUpdateStatus: given(string(c.LastUpdateStatus)), LastUpdateStatusReason: given(c.LastUpdateStatusReason),
+		LastUpdateStatusReasonCode: given(c.LastUpdateStatusReasonCode),
 	}
 	if c.Environment != nil {
-		m["Environment"] = map[string]any{"Variables": c.Environment}
+		out.Environment = &wire.EnvironmentResponse{Variables: c.Environment}
 	}
 	if v := c.VpcConfig; v != nil {
-		m["VpcConfig"] = map[string]any{"SubnetIds": orEmpty(v.SubnetIDs), "SecurityGroupIds": orEmpty(v.SecurityGroupIDs), "Ipv6AllowedForDualStack": v.IPv6Allowed, "VpcId": v.VpcID}
+		out.VpcConfig = &wire.VpcConfigResponse{SubnetIds: present(v.SubnetIDs), SecurityGroupIds: present(v.SecurityGroupIDs),
+			Ipv6AllowedForDualStack: &v.IPv6Allowed, VpcId: &v.VpcID}
 	}
 	if c.DeadLetter != nil {
-		m["DeadLetterConfig"] = map[string]string{"TargetArn": c.DeadLetter.TargetARN}
+		out.DeadLetterConfig = &wire.DeadLetterConfig{TargetArn: &c.DeadLetter.TargetARN}
 	}
 	if c.RuntimeVersionARN != "" {
-		m["RuntimeVersionConfig"] = map[string]string{"RuntimeVersionArn": c.RuntimeVersionARN}
+		out.RuntimeVersionConfig = &wire.RuntimeVersionConfig{RuntimeVersionArn: &c.RuntimeVersionARN}
 	}
-	return m
+	return out
 }
 
-func orEmpty(list []string) []string {
+// present returns a list that is on the wire also when it is empty.
+func present[T any](list []T) []T {
 	if list == nil {
-		return []string{}
+		return []T{}
 	}
 	return list
 }
 
-func alias(a *functions.Alias) map[string]any {
-	m := map[string]any{"AliasArn": a.ARN, "Name": a.Name, "FunctionVersion": a.Version, "Description": a.Description, "RevisionId": a.RevisionID}
+func alias(a *functions.Alias) wire.AliasConfiguration {
+	out := wire.AliasConfiguration{AliasArn: &a.ARN, Name: &a.Name, FunctionVersion: &a.Version, Description: &a.Description, RevisionId: &a.RevisionID}
 	if a.Weights != nil {
-		m["RoutingConfig"] = map[string]any{"AdditionalVersionWeights": a.Weights}
+		out.RoutingConfig = &wire.AliasRoutingConfiguration{AdditionalVersionWeights: a.Weights}
 	}
-	return m
-}
-
-// decode reads the body's JSON. An empty body is an empty object. Members that are not known are ignored, as by AWS.
-func (c *call) decode(into any) error {
-	if len(c.body) == 0 {
-		return nil
-	}
-	err := json.Unmarshal(c.body, into)
-	var wrong *json.UnmarshalTypeError
-	var base64Error base64.CorruptInputError
-	switch {
-	case err == nil:
-		return nil
-	case errors.As(err, &wrong):
-		return &modelError{serialization, wrongType(wrong)}
-	case errors.As(err, &base64Error):
-		return &modelError{serialization, "A blob is not in base64: " + base64Error.Error()}
-	}
-	return lambent.Wrap(lambent.InvalidContent, err, "Could not parse request body into json: %v", err)
-}
-
-// wrongType says a member's wrong type as AWS's deserialisers do.
-func wrongType(wrong *json.UnmarshalTypeError) string {
-	value, _, _ := strings.Cut(wrong.Value, " ")
-	field := wrong.Field
-	for _, embedded := range []string{"settable.", "code."} {
-		field = strings.TrimPrefix(field, embedded)
-	}
-	kinds := map[string]string{"string": "STRING_VALUE", "number": "NUMBER_VALUE", "bool": "TRUE_VALUE"}
-	if kinds[value] == "" || wrong.Type.Kind() == reflect.Struct || wrong.Type.Kind() == reflect.Map {
-		return "Unexpected " + value + " found in request body at '" + field + "'"
-	}
-	wanted := "collection"
-	switch wrong.Type.Kind() {
-	case reflect.String:
-		wanted = "String"
-	case reflect.Int, reflect.Int64:
-		wanted = "Integer"
-	case reflect.Float64:
-		wanted = "Double"
-	case reflect.Bool:
-		wanted = "Boolean"
-	}
-	return kinds[value] + " can not be converted to " + wanted + " at '" + field + "'"
+	return out
 }

@@ -78,6 +78,9 @@ func (t *tables) shape(name string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	if most := withoutProviders()[name]; most != 0 {
+		bounds = fmt.Sprintf("%s%d", bounds[:strings.LastIndex(bounds, " ")+1], most)
+	}
 	b += bounds
 	if s.Traits.has("pattern") {
 		var text string
@@ -104,6 +107,9 @@ func (t *tables) shape(name string) (string, error) {
 	}
 	return b + "}", nil
 }
+
+// withoutProviders are the greatest values of functions that do not run on capacity providers. The model has those that do.
+func withoutProviders() map[string]int { return map[string]int{"Timeout": 900, "MemorySize": 10_240} }
 
 // writeBounds writes the least and the greatest length or value.
 func writeBounds(from traits) (string, error) {

@@ -48,8 +48,8 @@ func (op *Op) Read(r *Request, in any) error {
 		case inPayload:
 			if v.Field(i).Kind() == reflect.Slice {
 				v.Field(i).SetBytes(r.Body)
-			} else if len(r.Body) > 0 {
-				err = decode(r.Body, v.Field(i).Addr().Interface())
+			} else {
+				err = Decode(r.Body, v.Field(i).Addr().Interface())
 			}
 		case inLabel:
 			err = set(v.Field(i), r.Labels.Get(f.key))
@@ -69,8 +69,8 @@ func (op *Op) Read(r *Request, in any) error {
 			return err
 		}
 	}
-	if body && len(r.Body) > 0 {
-		return decode(r.Body, in)
+	if body {
+		return Decode(r.Body, in)
 	}
 	return nil
 }
@@ -131,8 +131,11 @@ func set(v reflect.Value, text string) error {
 	panic(fmt.Sprintf("wire: no text becomes a %s", v.Type()))
 }
 
-// decode reads JSON.
-func decode(body []byte, into any) error {
+// Decode reads JSON; nothing at all is an empty object. The error is a *NotJSONError or a *TypeError.
+func Decode(body []byte, into any) error {
+	if len(body) == 0 {
+		return nil
+	}
 	err := json.Unmarshal(body, into)
 	if err == nil {
 		return nil

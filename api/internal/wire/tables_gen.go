@@ -23,7 +23,7 @@ var operations = [...]Op{
 	{Name: "AddPermission", Method: "POST", URI: "/2015-03-31/functions/{FunctionName}/policy", Success: 201, input: 17, New: func() any { return new(AddPermissionRequest) }},
 	{Name: "ListVersionsByFunction", Method: "GET", URI: "/2015-03-31/functions/{FunctionName}/versions", Success: 200, input: 18, New: func() any { return new(ListVersionsByFunctionRequest) }},
 	{Name: "PublishVersion", Method: "POST", URI: "/2015-03-31/functions/{FunctionName}/versions", Success: 201, input: 19, New: func() any { return new(PublishVersionRequest) }},
-	{Name: "DeleteFunction", Method: "DELETE", URI: "/2015-03-31/functions/{FunctionName}", Success: 0, input: 20, New: func() any { return new(DeleteFunctionRequest) }},
+	{Name: "DeleteFunction", Method: "DELETE", URI: "/2015-03-31/functions/{FunctionName}", Success: 204, input: 20, New: func() any { return new(DeleteFunctionRequest) }},
 	{Name: "GetFunction", Method: "GET", URI: "/2015-03-31/functions/{FunctionName}", Success: 200, input: 21, New: func() any { return new(GetFunctionRequest) }},
 	{Name: "ListFunctions", Method: "GET", URI: "/2015-03-31/functions", Success: 200, input: 22, New: func() any { return new(ListFunctionsRequest) }},
 	{Name: "CreateFunction", Method: "POST", URI: "/2015-03-31/functions", Success: 201, input: 23, New: func() any { return new(CreateFunctionRequest) }},
@@ -79,9 +79,9 @@ var operations = [...]Op{
 	{Name: "CreateCapacityProvider", Method: "POST", URI: "/2025-11-30/capacity-providers", Success: 202, input: 73, New: func() any { return new(CreateCapacityProviderRequest) }},
 	{Name: "GetFunctionScalingConfig", Method: "GET", URI: "/2025-11-30/functions/{FunctionName}/function-scaling-config", Success: 200, input: 74, New: func() any { return new(GetFunctionScalingConfigRequest) }},
 	{Name: "PutFunctionScalingConfig", Method: "PUT", URI: "/2025-11-30/functions/{FunctionName}/function-scaling-config", Success: 202, input: 75, New: func() any { return new(PutFunctionScalingConfigRequest) }},
-	{Name: "SendDurableExecutionCallbackFailure", Method: "POST", URI: "/2025-12-01/durable-execution-callbacks/{CallbackId}/fail", Success: 0, input: 76, New: func() any { return new(SendDurableExecutionCallbackFailureRequest) }},
-	{Name: "SendDurableExecutionCallbackHeartbeat", Method: "POST", URI: "/2025-12-01/durable-execution-callbacks/{CallbackId}/heartbeat", Success: 0, input: 77, New: func() any { return new(SendDurableExecutionCallbackHeartbeatRequest) }},
-	{Name: "SendDurableExecutionCallbackSuccess", Method: "POST", URI: "/2025-12-01/durable-execution-callbacks/{CallbackId}/succeed", Success: 0, input: 78, New: func() any { return new(SendDurableExecutionCallbackSuccessRequest) }},
+	{Name: "SendDurableExecutionCallbackFailure", Method: "POST", URI: "/2025-12-01/durable-execution-callbacks/{CallbackId}/fail", Success: 200, input: 76, New: func() any { return new(SendDurableExecutionCallbackFailureRequest) }},
+	{Name: "SendDurableExecutionCallbackHeartbeat", Method: "POST", URI: "/2025-12-01/durable-execution-callbacks/{CallbackId}/heartbeat", Success: 200, input: 77, New: func() any { return new(SendDurableExecutionCallbackHeartbeatRequest) }},
+	{Name: "SendDurableExecutionCallbackSuccess", Method: "POST", URI: "/2025-12-01/durable-execution-callbacks/{CallbackId}/succeed", Success: 200, input: 78, New: func() any { return new(SendDurableExecutionCallbackSuccessRequest) }},
 	{Name: "CheckpointDurableExecution", Method: "POST", URI: "/2025-12-01/durable-executions/{DurableExecutionArn}/checkpoint", Success: 200, input: 79, New: func() any { return new(CheckpointDurableExecutionRequest) }},
 	{Name: "GetDurableExecutionHistory", Method: "GET", URI: "/2025-12-01/durable-executions/{DurableExecutionArn}/history", Success: 200, input: 80, New: func() any { return new(GetDurableExecutionHistoryRequest) }},
 	{Name: "GetDurableExecutionState", Method: "GET", URI: "/2025-12-01/durable-executions/{DurableExecutionArn}/state", Success: 200, input: 81, New: func() any { return new(GetDurableExecutionStateRequest) }},
@@ -356,9 +356,9 @@ var shapes = [...]shape{
 	// 131 Handler
 	{kind: kindString, hasMin: true, min: 0, hasMax: true, max: 128, pattern: 10},
 	// 132 Timeout
-	{kind: kindInteger, hasMin: true, min: 1, hasMax: true, max: 5400},
+	{kind: kindInteger, hasMin: true, min: 1, hasMax: true, max: 900},
 	// 133 MemorySize
-	{kind: kindInteger, hasMin: true, min: 128, hasMax: true, max: 32768},
+	{kind: kindInteger, hasMin: true, min: 128, hasMax: true, max: 10240},
 	// 134 VpcConfig
 	{kind: kindStructure, fields: []field{{name: "SubnetIds", shape: 244}, {name: "SecurityGroupIds", shape: 245}, {name: "Ipv6AllowedForDualStack", shape: 246}}},
 	// 135 Environment
