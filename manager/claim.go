@@ -43,13 +43,18 @@ func (m *Manager) queueLocked(p *pool, version *lambent.FunctionVersion) (*waite
 	if len(p.waiters) >= p.starting {
 		now := time.Now()
 		if wait, ok := p.function.rate.take(now); !ok {
-			return nil, &lambent.Error{Code: lambent.Throttled, Message: "Rate Exceeded.", Reason: lambent.ConcurrentLimit, RetryAfter: wait}
+			return nil, errThrottled(wait)
 		}
 		m.beginLocked(p, now)
 	}
 	w := &waiter{offer: make(chan offer, 1)}
 	p.waiters = append(p.waiters, w)
 	return w, nil
+}
+
+// errThrottled: the function's scale rate is exhausted. Lambda counts that as a limit of concurrency, not of requests.
+func errThrottled(wait time.Duration) error {
+	return &lambent.Error{Code: lambent.Throttled, Message: "Rate Exceeded.", Reason: lambent.ConcurrentLimit, RetryAfter: wait}
 }
 
 // claimLocked makes the next claim of a sandbox that nobody has.

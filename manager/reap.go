@@ -48,10 +48,15 @@ func (m *Manager) forget(s *sandbox) {
 	s.host.remove(s)
 }
 
-// putBack keeps a sandbox's room for the next start.
+// putBack keeps a sandbox's room for the next start. On a lost worker there is none: placement has taken it back, or the
+// sandbox lives and whoever adopts it answers for its room.
 func (m *Manager) putBack(s *sandbox) {
 	s.pool.mu.Lock()
 	defer s.pool.mu.Unlock()
+	if s.host.ctx.Err() != nil {
+		s.pool.stock.release(s.holding)
+		return
+	}
 	s.pool.stock.putBack(s.holding, time.Now())
 }
 

@@ -166,9 +166,23 @@ func (m *Manager) launch(p *pool, st *start, h *holding) {
 	}
 	p.starting--
 	kept := m.settleLocked(s)
+	m.coverLocked(p)
 	p.mu.Unlock()
 	if !kept {
 		m.discard(s, destroy)
+	}
+}
+
+// coverLocked starts a sandbox for each waiter that has none under way any more: what was started for it is on a worker that
+// cannot be used now.
+func (m *Manager) coverLocked(p *pool) {
+	now := time.Now()
+	for len(p.waiters) > p.starting {
+		if wait, ok := p.function.rate.take(now); ok {
+			m.beginLocked(p, now)
+		} else {
+			p.failWaitersLocked(1, errThrottled(wait))
+		}
 	}
 }
 

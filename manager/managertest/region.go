@@ -16,6 +16,7 @@ type Region struct {
 	workers map[lambent.WorkerID]*Worker
 	order   []*Worker
 	grants  map[lambent.GrantID]*grant
+	void    map[lambent.GrantID]bool // on workers that died
 	serial  int
 	places  int
 	faults  []string
@@ -33,7 +34,7 @@ var (
 
 // NewRegion makes a region with workers that have room for so many sandboxes each.
 func NewRegion(room int, workers ...lambent.WorkerID) *Region {
-	r := &Region{workers: make(map[lambent.WorkerID]*Worker), grants: make(map[lambent.GrantID]*grant)}
+	r := &Region{workers: make(map[lambent.WorkerID]*Worker), grants: make(map[lambent.GrantID]*grant), void: make(map[lambent.GrantID]bool)}
 	for _, id := range workers {
 		w := &Worker{region: r, ID: id, room: room, health: lambent.WorkerHealthy, boot: "first", boxes: make(map[lambent.SandboxID]*box)}
 		r.workers[id] = w
@@ -98,6 +99,7 @@ func (r *Region) SetHealth(id lambent.WorkerID, health lambent.WorkerHealth) {
 	for id, g := range r.grants {
 		if g.worker == w {
 			delete(r.grants, id)
+			r.void[id] = true
 		}
 	}
 }

@@ -73,6 +73,10 @@ func (w *Worker) Start(ctx context.Context, req lambent.StartRequest) error {
 	if _, exists := w.boxes[req.Sandbox]; exists || req.Version == nil || req.Epoch == 0 {
 		r.faultLocked("a start of %+v", req)
 	}
+	if r.void[req.Grant] {
+		r.mu.Unlock()
+		return lambent.Errorf(lambent.Unavailable, "The grant is of the worker's former life.")
+	}
 	if g, ok := r.grants[req.Grant]; !ok || g.worker != w || g.count < 1 {
 		r.faultLocked("a start under grant %s, which is not there", req.Grant)
 	}
@@ -113,7 +117,7 @@ func (w *Worker) Begin(claim lambent.Claim, key lambent.VersionKey) error {
 	case claim.Epoch <= b.epoch:
 		return lambent.Errorf(lambent.StaleEpoch, "Epoch %d is not after %d.", claim.Epoch, b.epoch)
 	case b.phase != lambent.SandboxIdle:
-		if b.req.Manager == claim.Manager {
+		if b.req.Manager == claim.Manager && !b.adopted(claim) {
 			r.faultLocked("sandbox %s was claimed while it was %s", claim.Sandbox, b.phase)
 		}
 		return lambent.Errorf(lambent.StaleEpoch, "The sandbox is %s.", b.phase)
@@ -121,6 +125,9 @@ func (w *Worker) Begin(claim lambent.Claim, key lambent.VersionKey) error {
 	b.phase, b.epoch = lambent.SandboxBusy, claim.Epoch
 	return nil
 }
+
+// adopted says whether the claim is of a manager that took the sandbox over since its last claim: its epoch has jumped.
+func (b *box) adopted(claim lambent.Claim) bool { return claim.Epoch-b.epoch > 1000 }
 
 // End ends an invoke that Begin began. gone destroys the sandbox.
 func (w *Worker) End(claim lambent.Claim, gone bool) {
