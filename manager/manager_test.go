@@ -193,3 +193,29 @@ func BenchmarkClaimReturnParallel(b *testing.B) {
 		}
 	})
 }
+
+// A waiter that leaves at the moment it is served passes on what it got, as good as new.
+func TestLeaveWhenServed(t *testing.T) {
+	r := managertest.NewRegion(10, "a")
+	m := open(t, r, Options{})
+	req := claimOf("f")
+	p := m.lockPool(poolKey{version: req.Version.Key})
+	w, err := m.queueLocked(p, req.Version)
+	p.mu.Unlock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := <-w.offer
+	w.offer <- served // as if nobody had looked
+	m.abandon(p, w)
+	claim, err := m.Claim(t.Context(), req)
+	if err != nil || claim.Sandbox != served.claim.Sandbox || !claim.Cold || claim.Epoch <= served.claim.Epoch {
+		t.Errorf("after %+v: claim %+v, error %v", served.claim, claim, err)
+	}
+	m.unused(claim)
+	m.unused(lambent.Claim{Sandbox: "none"})
+	m.Return(served.claim, lambent.OutcomeIdle) // late
+	if err := m.check(); err != nil {
+		t.Error(err)
+	}
+}
