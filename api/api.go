@@ -6,10 +6,12 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"log/slog"
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -31,12 +33,16 @@ type Options struct {
 	Logger      *slog.Logger
 }
 
+// answerPatience is how long a client may take to read an answer, which is at most as large as a function's code.
+const answerPatience = 5 * time.Minute
+
 // handler answers the API's requests.
 type handler struct {
 	Options
 	verifier *sigv4.Verifier
 	router   *wire.Router
 	work     map[string]work
+	patience time.Duration // for a client to read an answer
 	bodies   bodies
 }
 
@@ -45,7 +51,7 @@ func New(o Options) http.Handler {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
-	h := &handler{Options: o, router: wire.NewRouter(), work: workOf(), bodies: newBodies()}
+	h := &handler{Options: o, router: wire.NewRouter(), work: workOf(), patience: answerPatience, bodies: newBodies()}
 	h.verifier = &sigv4.Verifier{Region: o.Region, Secret: func(id string) (string, bool) {
 		secret, _, ok := o.Credentials(id)
 		return secret, ok
@@ -172,7 +178,7 @@ func (c *call) json(body any) error {
 // done answers with the operation's status and no body, or passes an error on.
 func (c *call) done(err error) error {
 	if err == nil {
-		c.w.WriteHeader(c.op.Success)
+		c.begin(c.op.Success)
 	}
 	return err
 }
@@ -181,8 +187,16 @@ func (c *call) write(status int, kind string, body []byte) {
 	header := c.w.Header()
 	header["Content-Type"] = []string{kind}
 	header["Content-Length"] = []string{strconv.Itoa(len(body))}
-	c.w.WriteHeader(status)
+	c.begin(status)
 	if _, err := c.w.Write(body); err != nil {
 		c.Logger.Debug("an answer was not sent", "request", c.id, "error", err)
 	}
+}
+
+// begin sends the head of an answer. From then on the client may not keep it waiting for ever.
+func (c *call) begin(status int) {
+	if err := http.NewResponseController(c.w).SetWriteDeadline(time.Now().Add(c.patience)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		c.Logger.Debug("an answer has no deadline", "request", c.id, "error", err)
+	}
+	c.w.WriteHeader(status)
 }

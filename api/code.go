@@ -50,6 +50,7 @@ func (c *call) serveCode() error {
 	}
 	defer archive.Close()
 	c.w.Header().Set("Content-Type", "application/zip")
+	c.begin(http.StatusOK)
 	if _, err := io.Copy(c.w, archive); err != nil {
 		panic(http.ErrAbortHandler) // the head is sent: only an aborted connection tells
 	}

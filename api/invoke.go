@@ -69,7 +69,7 @@ func clientContext(text string) (string, error) {
 func (c *call) invoked(kind lambent.InvocationType, resp *lambent.InvokeResponse) error {
 	header := c.w.Header()
 	if kind == lambent.DryRun {
-		c.w.WriteHeader(http.StatusNoContent)
+		c.begin(http.StatusNoContent)
 		return nil
 	}
 	header["X-Amz-Executed-Version"] = []string{resp.ExecutedVersion}

@@ -128,11 +128,10 @@ func (c *call) getProvisionedConcurrencyConfig(in *wire.GetProvisionedConcurrenc
 }
 
 func (c *call) getFunctionCodeSigningConfig(in *wire.GetFunctionCodeSigningConfigRequest) error {
-	ref, err := c.existing(in.FunctionName, nil)
-	if err != nil {
+	if _, err := c.existing(in.FunctionName, nil); err != nil {
 		return err
 	}
-	return c.json(map[string]string{"FunctionName": ref.Name}) // the model's other member is required, and absent where there is none
+	return c.json(wire.GetFunctionCodeSigningConfigResponse{}) // AWS says no more, though the model requires members
 }
 
 func (c *call) getFunctionRecursionConfig(in *wire.GetFunctionRecursionConfigRequest) error {
