@@ -1,23 +1,24 @@
 package counting
 
 import (
+	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"time"
-
-	"go.etcd.io/raft/v3"
-	"go.etcd.io/raft/v3/raftpb"
 
 	"lambent"
 )
 
 // Options configure the Counting Service. Zero members have the defaults that are written beside them.
 type Options struct {
-	Replicas     int             // 3, one per zone
+	Replicas     int             // 3, one per zone; 5 stand the loss of two
 	AccountLimit int             // concurrency of each account: 1,000
-	Term         time.Duration   // of sessions: 2 s
+	Term         time.Duration   // a session that is silent so long ends, and its slots are free: 5 s
+	Patience     time.Duration   // an acquire waits so long for an answer: 2 s
 	Catalog      lambent.Catalog // required: where reservations come from
 	Logger       *slog.Logger    // slog.Default()
 }
@@ -25,150 +26,161 @@ type Options struct {
 // Service runs the replicas of one shard in this process. They talk as they would over a wire: in messages that carry no
 // pointer into another's state.
 type Service struct {
-	options  Options
-	replicas []*replica
-	synced   chan struct{} // closed when the reservations that existed at the start are in force
+	options Options
+	network *network
+	stop    context.CancelFunc
+	follows chan struct{} // closed when the watch of the catalogue has ended
 
-	ctx   context.Context
-	stop  context.CancelFunc
-	tasks sync.WaitGroup
+	mu       sync.Mutex
+	replicas []*Replica // by seat; nil: stopped
+	starts   uint64     // of replicas, ever
+	group    uint64
+	view     *limitView
+	closed   bool
 }
 
-// Open starts the replicas, which elect a leader at once, and the watch of reservations.
+// Open starts the replicas, which elect a leader at once, and the watch of reservations. It does not wait for either:
+// acquires do.
+//
+// It begins with nobody's slots in use. That is right when the front ends run in this process, and ended with the last one.
 func Open(o Options) (*Service, error) {
 	if o.Catalog == nil {
 		return nil, errors.New("counting: Catalog is required")
 	}
-	if o.Replicas == 0 {
-		o.Replicas = 3
+	o.Replicas = cmp.Or(o.Replicas, 3)
+	o.AccountLimit = cmp.Or(o.AccountLimit, 1000)
+	o.Term = cmp.Or(o.Term, 5*time.Second)
+	o.Patience = cmp.Or(o.Patience, 2*time.Second)
+	o.Logger = cmp.Or(o.Logger, slog.Default())
+	s := &Service{options: o, network: newNetwork(), follows: make(chan struct{}), replicas: make([]*Replica, o.Replicas)}
+	s.mu.Lock()
+	err := s.formLocked(false)
+	s.mu.Unlock()
+	if err != nil {
+		return nil, errors.Join(err, s.closeReplicas())
 	}
-	if o.AccountLimit == 0 {
-		o.AccountLimit = 1000
-	}
-	if o.Term == 0 {
-		o.Term = 2 * time.Second
-	}
-	if o.Logger == nil {
-		o.Logger = slog.Default()
-	}
-	s := &Service{options: o, synced: make(chan struct{})}
-	s.ctx, s.stop = context.WithCancel(context.Background())
-	var peers []raft.Peer
-	for i := range o.Replicas {
-		peers = append(peers, raft.Peer{ID: uint64(i + 1)})
-	}
-	for _, p := range peers {
-		r, err := newReplica(p.ID, peers, o.AccountLimit, o.Term, s.carry, o.Logger)
-		if err != nil {
-			s.stop()
-			return nil, err
-		}
-		s.replicas = append(s.replicas, r)
-	}
-	for i, r := range s.replicas {
-		s.tasks.Go(func() { r.run(s.ctx, i == 0) })
-	}
-	s.tasks.Go(s.follow)
+	ctx, stop := context.WithCancel(context.Background())
+	s.stop = stop
+	go s.follow(ctx)
 	return s, nil
-}
-
-// carry is the transport between the replicas of one process.
-func (s *Service) carry(m *raftpb.Message) {
-	if to := m.GetTo(); to >= 1 && to <= uint64(len(s.replicas)) {
-		s.replicas[to-1].deliver(m)
-	}
 }
 
 // Close ends the replicas and waits for them. Sessions are to be closed before.
 func (s *Service) Close() error {
 	s.stop()
-	s.tasks.Wait()
+	<-s.follows
+	return s.closeReplicas()
+}
+
+func (s *Service) closeReplicas() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	for seat := range s.replicas {
+		s.stopLocked(seat)
+	}
 	return nil
 }
 
-// ask has the leader apply a command, whichever replica that is now. It tries until ctx ends.
-func (s *Service) ask(ctx context.Context, c command) (result, error) {
-	retry := time.NewTimer(0)
-	defer retry.Stop()
-	<-retry.C
-	for {
-		for _, r := range s.replicas {
-			res, err := r.propose(ctx, c)
-			if err == nil || !errors.Is(err, errNotLeader) {
-				return res, err
-			}
+// Session begins a front end's session and waits until the group knows it. The session keeps itself alive until it is
+// closed. Unavailable: no quorum answered before ctx ended.
+func (s *Service) Session(ctx context.Context, frontEnd string) (*Session, error) {
+	return OpenSession(ctx, SessionOptions{ID: frontEnd + "/" + rand.Text(), Seats: s.options.Replicas, Term: s.options.Term,
+		Patience: s.options.Patience, Transport: s.network, Logger: s.options.Logger})
+}
+
+// formLocked begins a group with a replica in every seat.
+func (s *Service) formLocked(rebuilding bool) error {
+	s.group++
+	var voters []uint64
+	for seat := range s.replicas {
+		s.starts++
+		voters = append(voters, replicaID(s.starts, seat))
+	}
+	for seat, id := range voters {
+		if err := s.startLocked(seat, memberOptions{id: id, voters: voters, rebuilding: rebuilding}); err != nil {
+			return err
 		}
-		retry.Reset(tick) // an election is under way
-		select {
-		case <-retry.C:
-		case <-ctx.Done():
-			return result{}, ctx.Err()
-		case <-s.ctx.Done():
-			return result{}, s.ctx.Err()
-		}
+	}
+	return nil
+}
+
+func (s *Service) startLocked(seat int, o memberOptions) error {
+	o.group, o.seats, o.accountLimit, o.term, o.logger = s.group, s.options.Replicas, s.options.AccountLimit, s.options.Term, s.options.Logger
+	r, err := startReplica(o, s.network, o.voters != nil && seat == len(o.voters)-1) // the last: the others are there
+	if err != nil {
+		return fmt.Errorf("start the replica in seat %d: %w", seat, err)
+	}
+	s.replicas[seat] = r
+	s.network.Listen(Address{Seat: seat}, r.Deliver)
+	if s.view != nil {
+		r.observe(s.view)
+	}
+	return nil
+}
+
+func (s *Service) stopLocked(seat int) {
+	if r := s.replicas[seat]; r != nil {
+		s.network.Listen(Address{Seat: seat}, nil)
+		_ = r.Close() // it cannot fail
+		s.replicas[seat] = nil
 	}
 }
 
-// follow puts reservations in force as the catalog tells of them.
-func (s *Service) follow() {
-	for s.ctx.Err() == nil {
-		events, err := s.options.Catalog.Watch(s.ctx)
-		if err != nil {
-			select {
-			case <-s.ctx.Done():
-			case <-time.After(tick):
-			}
+// Stop ends the replica in a seat, from 0 on, as the loss of its host would: what it knew is gone.
+func (s *Service) Stop(seat int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stopLocked(seat)
+}
+
+// Start puts a replica in a seat that was stopped. It joins the group as a new member. When the group has lost its quorum
+// it is rebuilt: new replicas in all seats adopt the sessions that are alive, with what they hold, and grant nothing more
+// before all others must have ended.
+func (s *Service) Start(seat int) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.closed || seat < 0 || seat >= len(s.replicas):
+		return fmt.Errorf("counting: there is no seat %d", seat)
+	case s.replicas[seat] != nil:
+		return nil
+	case s.hasQuorumLocked():
+		s.starts++
+		return s.startLocked(seat, memberOptions{id: replicaID(s.starts, seat)})
+	}
+	for seat := range s.replicas {
+		s.stopLocked(seat)
+	}
+	s.options.Logger.Warn("the counting group has lost its quorum and is rebuilt", "group", s.group)
+	return s.formLocked(true)
+}
+
+// hasQuorumLocked tells whether a majority of the members lives, by the newest configuration that a living one knows.
+func (s *Service) hasQuorumLocked() bool {
+	alive := map[uint64]bool{}
+	var newest *replicaState
+	for _, r := range s.replicas {
+		if r == nil {
 			continue
 		}
-		var first []limit
-		for e := range events {
-			switch change, ok := reservation(e); {
-			case e.Kind == lambent.CatalogSynced:
-				s.reserve(first)
-				first = nil
-				s.markSynced()
-			case !ok:
-			case s.isSynced():
-				s.reserve([]limit{change})
-			default:
-				first = append(first, change)
-			}
+		alive[r.member.id] = true
+		if state := r.state.Load(); newest == nil || state.applied > newest.applied {
+			newest = state
 		}
 	}
-}
-
-// reservation reads an event that changes one.
-func reservation(e lambent.CatalogEvent) (limit, bool) {
-	pool := Pool{Account: e.Function.Account, Function: e.ID}
-	switch {
-	case e.Kind == lambent.CatalogSettings:
-		return limit{pool, e.Settings.Reserved}, true
-	case e.Kind == lambent.CatalogDeleted && e.Deleted == "":
-		return limit{pool, nil}, true
-	}
-	return limit{}, false
-}
-
-func (s *Service) reserve(changes []limit) {
-	if len(changes) == 0 {
-		return
-	}
-	if _, err := s.ask(s.ctx, command{Kind: limits, Limits: changes}); err != nil && s.ctx.Err() == nil {
-		s.options.Logger.Error("reserved concurrency was not put in force", "error", err)
-	}
-}
-
-func (s *Service) markSynced() {
-	if !s.isSynced() {
-		close(s.synced)
-	}
-}
-
-func (s *Service) isSynced() bool {
-	select {
-	case <-s.synced:
-		return true
-	default:
+	if newest == nil || len(newest.voters) == 0 {
 		return false
 	}
+	return majority(newest.voters, alive) && (len(newest.outgoing) == 0 || majority(newest.outgoing, alive))
+}
+
+func majority(voters []uint64, alive map[uint64]bool) bool {
+	n := 0
+	for _, id := range voters {
+		if alive[id] {
+			n++
+		}
+	}
+	return n > len(voters)/2
 }
