@@ -16,11 +16,13 @@ type hostTree string
 // path returns a file's path in the tree.
 func (h hostTree) path(name string) string { return filepath.Join(string(h), name) }
 
-// systemDirectories are the host's directories that functions see: programs, libraries, zones and certificates. Where
-// /bin and the like are links into /usr, the sandbox has the same links.
+// systemDirectories are the host's directories that functions see: programs, libraries, zones and certificates, and the parts
+// of Node.js that Debian and Ubuntu keep outside of its binary. Where /bin and the like are links into /usr, the sandbox has
+// the same links.
 func systemDirectories() []string {
 	return []string{"/usr/bin", "/usr/lib", "/usr/lib64", "/bin", "/lib", "/lib64",
-		"/usr/share/zoneinfo", "/usr/share/ca-certificates", "/usr/share/pki", "/usr/local/share/ca-certificates"}
+		"/usr/share/zoneinfo", "/usr/share/ca-certificates", "/usr/share/pki", "/usr/local/share/ca-certificates",
+		"/usr/share/nodejs/acorn", "/usr/share/nodejs/acorn-walk", "/usr/share/nodejs/cjs-module-lexer", "/usr/share/nodejs/undici"}
 }
 
 // etcFiles are those of the host's /etc that functions see: what links in /usr/bin go through, where libraries are, and what
