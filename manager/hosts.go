@@ -231,16 +231,14 @@ func (m *Manager) rouse(h *host) {
 	for _, s := range h.all() {
 		p := s.pool
 		p.mu.Lock()
-		kept := true
-		if s.phase == idle && len(p.waiters) > 0 {
-			if again := p.takeIdleLocked(); again != nil {
-				s, kept = again, m.settleLocked(again)
+		for len(p.waiters) > 0 {
+			again := p.takeIdleLocked()
+			if again == nil {
+				break
 			}
+			m.settleLocked(again) // to a waiter
 		}
 		p.mu.Unlock()
-		if !kept {
-			m.discard(s, destroy)
-		}
 	}
 }
 

@@ -396,3 +396,19 @@ func TestScaleRate(t *testing.T) {
 		}
 	})
 }
+
+// For a function that fits nowhere, no warm sandbox is given up.
+func TestNothingIsGivenUpInVain(t *testing.T) {
+	inBubble(t, 0, Options{Patience: time.Second}, func(t *testing.T, b *bench) {
+		b.r.SetRoom("a", 1)
+		warm := b.claim("f")
+		b.done(warm)
+		b.r.SetRoom("a", 0) // no worker could take one of g
+		if _, err := b.m.Claim(t.Context(), claimOf("g")); lambent.CodeOf(err) != lambent.Unavailable {
+			t.Errorf("a claim that fits nowhere: %v", err)
+		}
+		if again := b.claim("f"); again.Sandbox != warm.Sandbox {
+			t.Error("a warm sandbox was given up in vain")
+		}
+	})
+}

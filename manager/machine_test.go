@@ -151,7 +151,7 @@ func (w *machine) finish(t *rapid.T) {
 	for _, id := range []lambent.WorkerID{"a", "b"} {
 		w.r.SetHealth(id, lambent.WorkerHealthy)
 	}
-	for step := 0; step < 200 && (step < 10 || len(w.pending) > 0); step++ {
+	for step := 0; step < 200 && (step < 10 || len(w.pending)+len(w.held)+len(w.waiting) > 0); step++ {
 		for _, outcome := range w.waiting {
 			outcome <- nil
 		}
@@ -171,7 +171,7 @@ func (w *machine) finish(t *rapid.T) {
 	w.settle(t)
 	granted, _ := w.r.Granted()
 	if n := w.r.Sandboxes(); n > 0 || granted > 0 {
-		t.Fatalf("%d sandboxes and room for %d are left after three minutes", n, granted)
+		t.Fatalf("%d sandboxes and room for %d are left after three minutes: %s", n, granted, w.left())
 	}
 }
 
@@ -247,4 +247,19 @@ func (w *machine) returnLate(t *rapid.T) {
 		t.Skip("nothing was returned")
 	}
 	w.m.Return(rapid.SampledFrom(w.old).Draw(t, "claim"), lambent.OutcomeGone)
+}
+
+// left tells of the sandboxes that the workers have, and what the manager knows of them.
+func (w *machine) left() string {
+	text := ""
+	for _, id := range []lambent.WorkerID{"a", "b"} {
+		all, _ := w.r.Fake(id).List(context.Background())
+		for _, status := range all {
+			text += fmt.Sprintf("\n%s on %s, %s, epoch %d, used %v ago", status.Sandbox, id, status.Phase, status.Epoch, time.Since(status.LastUsed))
+			if s, ok := w.m.sandboxes.load(status.Sandbox); ok {
+				text += fmt.Sprintf(": known in phase %d, epoch %d", s.phase, s.epoch)
+			}
+		}
+	}
+	return text
 }

@@ -140,21 +140,43 @@ func reapable(sandboxes []*sandbox, now time.Time, timeout time.Duration) []*san
 	return ended
 }
 
-// makeRoom gives up room on the workers for a pool that found none: what is held for nothing, else the sandbox of another
-// function that was not used for longest. It returns when the room is free, and whether there was any.
+// makeRoom gives up room for a pool that found none, on the workers that placement says would do: what is held for nothing, else
+// the sandbox of another function that was not used for longest. It returns when the room is free, and whether there was any.
+// For a function that fits nowhere, nothing is given up.
 func (m *Manager) makeRoom(asking *pool) bool {
+	short := m.shortWorkers()
+	if len(short) == 0 {
+		return false
+	}
 	var unused []surplus
 	m.pools.each(func(_ poolKey, p *pool) {
 		if p != asking {
 			p.mu.Lock()
 			defer p.mu.Unlock()
-			unused = append(unused, p.stock.shed(func(*holding) bool { return true })...)
+			unused = append(unused, p.stock.shed(func(h *holding) bool { return short[h.host.id] })...)
 		}
 	})
 	for _, u := range unused {
 		m.free(u.grant, u.count)
 	}
-	return len(unused) > 0 || m.evict(func(s *sandbox) bool { return s.pool != asking })
+	return len(unused) > 0 || m.evict(func(s *sandbox) bool { return s.pool != asking && short[s.host.id] })
+}
+
+// shortWorkers returns the workers on which room would help.
+func (m *Manager) shortWorkers() map[lambent.WorkerID]bool {
+	ctx, cancel := context.WithTimeout(m.running, callTimeout)
+	defer cancel()
+	states, err := m.options.Placement.Workers(ctx)
+	if err != nil {
+		return nil // placement was just there, and will be asked again
+	}
+	short := make(map[lambent.WorkerID]bool)
+	for _, state := range states {
+		if state.Short {
+			short[state.Status.Worker] = true
+		}
+	}
+	return short
 }
 
 // evict stops the matching idle sandbox that was not used for longest, and gives back its room.
@@ -182,12 +204,17 @@ func (m *Manager) evict(match func(*sandbox) bool) bool {
 	}
 }
 
+// longestUnused returns the matching idle sandbox that was not used for longest. One that somebody waits for is not given up: its
+// worker may come back.
 func (m *Manager) longestUnused(match func(*sandbox) bool) *sandbox {
 	var oldest *sandbox
 	var since time.Time
 	m.pools.each(func(_ poolKey, p *pool) {
 		p.mu.Lock()
 		defer p.mu.Unlock()
+		if len(p.waiters) > 0 {
+			return
+		}
 		for _, s := range p.idle {
 			if match(s) {
 				if oldest == nil || s.since.Before(since) {

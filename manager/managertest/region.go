@@ -104,6 +104,13 @@ func (r *Region) SetHealth(id lambent.WorkerID, health lambent.WorkerHealth) {
 	}
 }
 
+// SetRoom sets for how many sandboxes a worker has room.
+func (r *Region) SetRoom(id lambent.WorkerID, room int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.workers[id].room = room
+}
+
 func (r *Region) faultLocked(format string, args ...any) {
 	r.faults = append(r.faults, fmt.Sprintf(format, args...))
 }
@@ -131,6 +138,9 @@ func (r *Region) Place(ctx context.Context, req lambent.PlaceRequest) (lambent.G
 		}
 	}
 	if best == nil {
+		for _, w := range r.order {
+			w.refused = time.Now()
+		}
 		return lambent.Grant{}, lambent.Errorf(lambent.Unavailable, "The region is full.")
 	}
 	r.serial++
@@ -184,7 +194,7 @@ func (r *Region) Workers(ctx context.Context) ([]lambent.WorkerState, error) {
 	for _, w := range r.order {
 		states = append(states, lambent.WorkerState{
 			Status: lambent.WorkerStatus{Worker: w.ID, Boot: w.boot, Sandboxes: len(w.boxes)}, Health: w.health, Grants: r.grantedLocked(w),
-			Expiry: time.Now().Add(time.Hour), Short: w.short,
+			Expiry: time.Now().Add(time.Hour), Short: w.short || w.room > 0 && time.Since(w.refused) < time.Second,
 		})
 	}
 	return states, nil

@@ -17,6 +17,7 @@ type Worker struct {
 	health  lambent.WorkerHealth
 	boot    string
 	short   bool
+	refused time.Time // when somebody last found no room
 	boxes   map[lambent.SandboxID]*box
 	starts  int
 	onStart func(context.Context, lambent.StartRequest) error
