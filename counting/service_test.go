@@ -4,8 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
+
 	"log/slog"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -52,7 +53,7 @@ func (c *catalog) Watch(ctx context.Context) (<-chan lambent.CatalogEvent, error
 	}
 	held := c.held
 	events <- lambent.CatalogEvent{Kind: lambent.CatalogSynced, Revision: c.revision}
-	c.watchers[events] = ctx
+	c.watchers[events] = ctx //nolint:fatcontext // a watch lives as long as its context
 	go func() {
 		defer close(out)
 		for {
@@ -94,7 +95,7 @@ func (c *catalog) reserve(id lambent.FunctionID, reserved *int) {
 	}
 }
 
-func quietLog() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
+func quietLog() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 func openService(t testing.TB, o Options) *Service {
 	t.Helper()
@@ -294,7 +295,7 @@ func TestManyClientsNeverPassTheLimit(t *testing.T) {
 				if n := pool.Add(1); n > limits[id] {
 					t.Errorf("%d slots of %s in use", n, id)
 				}
-				time.Sleep(time.Millisecond)
+				runtime.Gosched() // others try meanwhile
 				pool.Add(-1)
 				slot.Release()
 			}

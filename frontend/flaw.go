@@ -168,7 +168,7 @@ func token(data []byte, at int) (what string, end int) {
 
 // notUTF8 describes bytes that are not UTF-8: a byte that begins no character, or one that does not continue it.
 func notUTF8(data []byte, at int) (what string, where int) {
-	size := 0
+	var size int
 	switch c := data[at]; {
 	case c >= 0xC2 && c <= 0xDF:
 		size = 2

@@ -139,7 +139,7 @@ func TestWorse(t *testing.T) {
 	for i, less := range order {
 		for _, more := range order[i:] {
 			for _, got := range []error{worse(less, more), worse(more, less)} {
-				if !errors.Is(got, more) || lambent.CodeOf(got) != lambent.CodeOf(more) && more != errLost {
+				if !errors.Is(got, more) || lambent.CodeOf(got) != lambent.CodeOf(more) && !errors.Is(more, errLost) {
 					t.Errorf("of %v and %v: %v", less, more, got)
 				}
 			}

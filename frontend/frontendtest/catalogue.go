@@ -17,6 +17,7 @@ func Function(name, version string) *lambent.FunctionVersion {
 	}
 }
 
+// What the region of the tests is called.
 const (
 	Account = "123456789012" // that functions and callers belong to
 	Name    = "test-1"       // of the region
