@@ -13,8 +13,9 @@ import (
 // FrontEnd is Front End Invoke: it runs one invoke from the caller's request to the function's answer.
 //
 // A function that fails, times out or runs out of memory is an answer with FunctionError set. An error means that the
-// platform did not run the function (NotFound, Throttled, NotReady, InvalidContent, TooLarge, InvalidRuntime,
-// Unavailable), or that it lost it while it ran (HostLost). No request is run twice (invariant 4).
+// platform did not run the function (NotFound, AccessDenied, Throttled, Conflict for a function that is Pending or Failed,
+// InvalidContent, TooLarge, InvalidRuntime, Unavailable), or that it lost it while it ran (HostLost). No request is run
+// twice (invariant 4).
 type FrontEnd interface {
 	Invoke(ctx context.Context, req InvokeRequest) (InvokeResponse, error)
 }

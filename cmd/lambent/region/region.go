@@ -52,10 +52,10 @@ type Region struct {
 	blobs     blob.Store
 	functions *functions.Service
 	counter   lambent.Counter
-	placement lambent.Placement
+	placement *placement.Service
 	runtimes  *runtimes.Registry
 	workers   map[lambent.WorkerID]lambent.Worker
-	managers  []lambent.Manager
+	managers  []*manager.Manager
 	cleanups  []func(context.Context) error // run last-in, first-out
 }
 
@@ -119,6 +119,7 @@ func (r *Region) openWorkers(ctx context.Context) error {
 	if r.placement, err = placement.Open(placement.Options{Logger: r.options.Logger}); err != nil {
 		return fmt.Errorf("open placement: %w", err)
 	}
+	r.onClose(func(context.Context) error { return r.placement.Close() })
 	if r.runtimes, err = runtimes.Open(runtimes.Options{Dir: filepath.Join(r.options.Dir, "runtimes"), Region: r.options.Region, Logger: r.options.Logger}); err != nil {
 		return fmt.Errorf("find the runtimes: %w", err)
 	}
@@ -177,8 +178,9 @@ func (r *Region) openManagers(ctx context.Context) error {
 
 // openFrontEnd starts the front end and the API before it.
 func (r *Region) openFrontEnd(context.Context) error {
-	front, err := frontend.Open(frontend.Options{Region: r.options.Region, Catalog: r.functions, Counter: r.counter, Managers: r.manager,
-		Workers: r.worker, Logger: r.options.Logger})
+	front, err := frontend.Open(frontend.Options{Region: r.options.Region, Catalog: r.functions, Counter: r.counter,
+		Managers: func(id lambent.FunctionID) lambent.Manager { return r.manager(id) },
+		Workers:  r.worker, Observe: r.observe, Logger: r.options.Logger})
 	if err != nil {
 		return fmt.Errorf("open the front end: %w", err)
 	}
@@ -209,10 +211,15 @@ func (r *Region) onClose(cleanup func(context.Context) error) {
 }
 
 // manager returns the one that owns a function: functions are hashed over the managers.
-func (r *Region) manager(id lambent.FunctionID) lambent.Manager {
+func (r *Region) manager(id lambent.FunctionID) *manager.Manager {
 	h := fnv.New32a()
 	h.Write([]byte(id))
 	return r.managers[h.Sum32()%uint32(len(r.managers))]
+}
+
+// observe tells a function's manager what an invoke used.
+func (r *Region) observe(key lambent.VersionKey, tenant string, result lambent.WorkerResult) {
+	r.manager(key.Function).Observe(key, tenant, result)
 }
 
 func (r *Region) worker(id lambent.WorkerID) (lambent.Worker, bool) {
