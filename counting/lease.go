@@ -80,41 +80,24 @@ func (l *lease) pursesLocked() []*purse {
 	return slices.SortedFunc(maps.Values(l.purses), func(a, b *purse) int { return comparePools(a.pool, b.pool) })
 }
 
-// limitLocked puts limits in force, at once and pessimistically: credits of a pool that has shrunk, or that functions have
-// moved to, are not used again before the group has said how many there may be.
+// limitLocked puts limits in force, at once and pessimistically: of each pool that they touch, no credit is used again before
+// the group has said how many there may be. A limit that looks the same may have been another in between.
 func (l *lease) limitLocked(a *Answer) {
 	changes := a.Limits
 	if a.Full {
 		changes = l.completeLocked(a.Limits)
 	}
-	before := map[*purse]int{}
+	l.version = a.Version
+	for _, c := range changes {
+		l.changeLocked(c)
+		l.rerouteLocked(c.Pool)
+	}
 	for _, c := range changes {
 		for _, id := range []Pool{c.Pool, {Account: c.Pool.Account}} {
 			if p := l.purses[id]; p != nil {
-				if _, seen := before[p]; !seen {
-					before[p] = l.capacityLocked(id)
-				}
+				p.freezeLocked()
+				p.tellLocked()
 			}
-		}
-		l.changeLocked(c)
-	}
-	for _, c := range changes {
-		l.rerouteLocked(c.Pool)
-	}
-	l.version = a.Version
-	for _, p := range l.pursesLocked() {
-		capacity, seen := before[p]
-		if !seen {
-			continue
-		}
-		if l.capacityLocked(p.pool) < capacity {
-			p.freezeLocked()
-		}
-		p.tellLocked()
-	}
-	for id, p := range l.purses {
-		if _, reserved := l.limits[id.Function]; id.Function != "" && !reserved && p.total == 0 && len(p.functions) == 0 && !p.due {
-			delete(l.purses, id)
 		}
 	}
 }
@@ -164,8 +147,4 @@ func (l *lease) rerouteLocked(id Pool) {
 	delete(from.functions, id.Function)
 	to.functions[id.Function] = f
 	to.waiters = append(to.waiters, from.withdrawLocked(func(w *waiter) bool { return w.function == id })...)
-	from.tightenLocked()
-	to.freezeLocked()
-	from.tellLocked()
-	to.tellLocked()
 }

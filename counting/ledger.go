@@ -218,6 +218,9 @@ func (l *ledger) grant(s *holder, line AskLine) (AnswerLine, bool) {
 		out.Debt = min(line.Hold, max(0, p.Held-room))
 	}
 	if !l.grants(line.Pool) {
+		if l.synced && line.Pool.Function != "" { // others may use slots of the function that the pool does not know of yet
+			out.Debt = line.Hold
+		}
 		l.forget(line.Pool)
 		return out, false
 	}
@@ -233,20 +236,17 @@ func (l *ledger) grant(s *holder, line AskLine) (AnswerLine, bool) {
 	if out.Granted >= line.Want {
 		return out, false
 	}
-	switch {
-	case p.Held < room: // the account's other pools are still above limits that have shrunk
-		out.Account = true
-		out.Full = l.confirmed(l.version)
-	case line.Round > 0 && line.Round <= p.Round:
-		out.Round = line.Round
-		out.Full = l.answered(s, line.Pool, line.Round)
-	default:
+	if line.Round > 0 && line.Round <= p.Round {
+		out.Round, out.Full = line.Round, l.answered(s, line.Pool, line.Round)
+	} else {
 		l.round++
 		p.Round = l.round
-		out.Round = p.Round
-		out.Full = !others
+		out.Round, out.Full = p.Round, !others
 	}
-	return out, !out.Full && out.Round > 0
+	if p.Held < room { // the account's other pools are still above limits that have shrunk
+		out.Account, out.Full = true, out.Full && l.confirmed(l.version)
+	}
+	return out, !out.Full
 }
 
 func (l *ledger) lend(s *holder, id Pool, n int) {

@@ -122,11 +122,10 @@ func (p *purse) withdrawLocked(which func(*waiter) bool) []*waiter {
 	return out
 }
 
-// refuseLocked throttles the first n waiters.
-func (p *purse) refuseLocked(n int, err error) {
-	for ; n > 0 && len(p.waiters) > 0; n-- {
-		w := p.waiters[0]
-		p.popLocked()
+// refuseLocked tells the waiters from one position up to another that they may not run.
+func (p *purse) refuseLocked(from, to int, err error) {
+	i := -1
+	for _, w := range p.withdrawLocked(func(*waiter) bool { i++; return i >= from && i < to }) {
 		w.settle(verdict{err: err})
 	}
 }
@@ -203,24 +202,28 @@ func (p *purse) lineLocked(now time.Duration) AskLine {
 	return line
 }
 
-// answerLocked takes in what the group said of the pool.
-func (p *purse) answerLocked(a AnswerLine, now time.Duration) {
+// creditLocked takes in what the group granted and knows of the pool. Nobody is admitted yet: limits may come with it.
+func (p *purse) creditLocked(a AnswerLine) {
 	p.total += a.Granted
 	p.free += a.Granted
 	p.debt = min(a.Debt, p.total)
 	p.ahead, p.scarce = a.Ahead, a.Scarce
 	p.permits.Add(int64(a.Permits))
 	p.payLocked()
+}
+
+// answerLocked tells those who wait what the group said.
+func (p *purse) answerLocked(a AnswerLine, now time.Duration) {
 	p.serveLocked(now)
 	if a.PermitIn > 0 {
 		p.permitAt = now + a.PermitIn
-		p.refuseLocked(len(p.waiters), p.tooManyRequests(now))
+		p.refuseLocked(0, len(p.waiters), p.tooManyRequests(now))
 	}
 	switch {
 	case a.Full && a.Account:
-		p.refuseLocked(p.cohort, throttled(Pool{}, lambent.ConcurrentLimit, "", 0))
+		p.refuseLocked(p.free, p.cohort, throttled(Pool{}, lambent.ConcurrentLimit, "", 0))
 	case a.Full:
-		p.refuseLocked(p.cohort, throttled(p.pool, lambent.ConcurrentLimit, lambent.ReservedConcurrentLimit, 0))
+		p.refuseLocked(p.free, p.cohort, throttled(p.pool, lambent.ConcurrentLimit, lambent.ReservedConcurrentLimit, 0))
 	}
 	p.round = a.Round
 	if a.Full || p.cohort == 0 {

@@ -313,13 +313,14 @@ func (s *Session) doneLocked(l *lease, a *Answer, now time.Duration) {
 	s.renewAt = s.began + s.options.Term/5
 	l.account = a.Account
 	for _, line := range a.Lines {
-		if p := l.purses[line.Pool]; p != nil {
-			p.answerLocked(line, now)
-		}
+		l.purseLocked(line.Pool).creditLocked(line)
 	}
 	if a.Version != l.version {
 		l.limitLocked(a)
 		s.confirm = true
+	}
+	for _, line := range a.Lines {
+		l.purseLocked(line.Pool).answerLocked(line, now)
 	}
 	for _, p := range l.purses {
 		p.serveLocked(now)
@@ -445,7 +446,7 @@ func (s *Session) end() {
 	s.closing = true
 	l := s.lease.Load()
 	for _, p := range l.purses {
-		p.refuseLocked(len(p.waiters), lambent.Errorf(lambent.Unavailable, "The service is stopping."))
+		p.refuseLocked(0, len(p.waiters), lambent.Errorf(lambent.Unavailable, "The service is stopping."))
 	}
 	s.fenceLocked()
 	s.seq++
