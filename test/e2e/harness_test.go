@@ -79,7 +79,7 @@ type server struct {
 	client   *lambda.Client
 }
 
-// start runs `lambent up` on a data directory and waits until it answers. It is killed at the end of the test if it still runs.
+// start runs `lambent up` on a data directory and waits until it answers. It is ended with the test.
 func start(t testing.TB, data string, args ...string) *server {
 	t.Helper()
 	s := launch(t, data, args...)
@@ -101,7 +101,12 @@ func launch(t testing.TB, data string, args ...string) *server {
 	}
 	go func() { s.cmd.Wait(); close(s.ended) }()
 	t.Cleanup(func() {
-		s.kill()
+		s.cmd.Process.Signal(syscall.SIGTERM) // which leaves nothing behind, of killed predecessors neither
+		select {
+		case <-s.ended:
+		case <-time.After(30 * time.Second):
+			s.kill()
+		}
 		if t.Failed() {
 			t.Logf("output of lambent up:\n%s", s.output.tail(16<<10))
 		}
