@@ -149,7 +149,7 @@ func (s *schedule) crashFront() {
 // heal ends all faults and lets everything calm down.
 func (s *schedule) heal() {
 	w := s.w
-	w.run(s.trouble + 2*time.Second)
+	w.run(s.trouble + 1600*time.Millisecond)
 	clear(w.cut)
 	w.loss, w.repeat, w.slow = 0, 0, 0
 	for _, r := range w.replicas {
@@ -163,7 +163,7 @@ func (s *schedule) heal() {
 			s.restart(seat)
 		}
 	}
-	w.run(w.now + 5*w.term)
+	w.run(w.now + 4*w.term)
 }
 
 // recovered checks that nothing was lost for good: one front end gets every slot of every limit, which others have at hand,
@@ -214,27 +214,26 @@ func runSchedule(seed uint64) *world {
 }
 
 // TestSchedules runs seeded schedules of faults until a number of them, or a time, is reached. LAMBENT_SEED runs one alone,
-// LAMBENT_SCHEDULES sets how many.
+// LAMBENT_SCHEDULES that many, from that seed on.
 func TestSchedules(t *testing.T) {
-	if seed, err := strconv.ParseUint(os.Getenv("LAMBENT_SEED"), 10, 64); err == nil {
-		report(t, runSchedule(seed))
-		return
-	}
-	schedules, patience := 2000, 12*time.Second
-	if n, err := strconv.Atoi(os.Getenv("LAMBENT_SCHEDULES")); err == nil {
-		schedules, patience = n, time.Hour
+	first, one := strconv.ParseUint(os.Getenv("LAMBENT_SEED"), 10, 64)
+	n, many := strconv.Atoi(os.Getenv("LAMBENT_SCHEDULES"))
+	patience := time.Hour
+	switch {
+	case many == nil:
+	case one == nil:
+		n = 1
+	default:
+		n, patience = 2000, 15*time.Second
 	}
 	begun, admitted, refused, done := time.Now(), 0, 0, 0
-	for seed := range uint64(schedules) {
-		w := runSchedule(seed)
+	for ; done < n && time.Since(begun) < patience && !t.Failed(); done++ {
+		w := runSchedule(first + uint64(done))
 		report(t, w)
-		admitted, refused, done = admitted+w.admitted, refused+w.refused, done+1
-		if t.Failed() || time.Since(begun) > patience {
-			break
-		}
+		admitted, refused = admitted+w.admitted, refused+w.refused
 	}
 	t.Logf("%d schedules: %d acquires admitted, %d throttled", done, admitted, refused)
-	if admitted == 0 || refused == 0 {
+	if done > 10 && (admitted == 0 || refused == 0) {
 		t.Error("this shows nothing")
 	}
 }

@@ -38,6 +38,7 @@ type world struct {
 	names    int
 
 	view      *limitView
+	versions  map[int64]map[lambent.FunctionID]reservation // every version of the limits that a ledger had
 	functions []lambent.FunctionID
 
 	failures []string
@@ -129,7 +130,8 @@ type operation struct {
 
 func newWorld(seed uint64, fronts, accountLimit int, term time.Duration) *world {
 	w := &world{seed: seed, rng: rand.New(rand.NewPCG(seed, 1)), accountLimit: accountLimit, term: term, cut: map[[2]node]bool{},
-		view: &limitView{revision: 1, limits: map[lambent.FunctionID]Limit{}}, functions: []lambent.FunctionID{"f", "g", "h"}}
+		versions: map[int64]map[lambent.FunctionID]reservation{},
+		view:     &limitView{revision: 1, limits: map[lambent.FunctionID]Limit{}}, functions: []lambent.FunctionID{"f", "g", "h"}}
 	w.restore = w.seedRaft()
 	w.replicas = make([]*simReplica, 3)
 	for seat := range w.replicas {
@@ -266,6 +268,9 @@ func (w *world) onReplica(seat int, do func(*member) []Message) {
 	}
 	for _, out := range do(m) {
 		w.Send(out)
+	}
+	if l := m.ledger; l.synced && w.versions[l.version] == nil {
+		w.versions[l.version] = maps.Clone(l.limits)
 	}
 }
 
@@ -441,26 +446,23 @@ func (w *world) check(id lambent.FunctionID) {
 	}
 }
 
-// limitOf is the highest limit of a function that a live front end, or the group, has in force.
+// limitOf is the highest limit of a function from the oldest version that a live front end has in force on. A version in
+// which the function has no reservation is bound by its account's limit only.
 func (w *world) limitOf(id lambent.FunctionID) int {
-	most := 0
+	oldest := int64(math.MaxInt64)
 	for _, f := range w.fronts {
-		l := f.session.lease.Load()
-		if f.clock.read(w.now) >= l.until() {
-			continue
+		if l := f.session.lease.Load(); f.clock.read(w.now) < l.until() {
+			oldest = min(oldest, l.version)
 		}
-		limit, ok := l.limits[id]
-		if !ok {
-			return w.accountLimit
-		}
-		most = max(most, limit.Reserved)
 	}
-	for _, r := range w.replicas {
-		if r.member != nil && r.member.leading {
-			limit, ok := r.member.ledger.limits[id]
-			if !ok || limit.None {
-				return w.accountLimit
-			}
+	most := 0
+	for version, limits := range w.versions {
+		limit, ok := limits[id]
+		switch {
+		case version < oldest:
+		case !ok || limit.None:
+			return w.accountLimit
+		default:
 			most = max(most, limit.Reserved)
 		}
 	}
