@@ -338,6 +338,8 @@ func TestNodeUncaught(t *testing.T) {
 	}{
 		{"rejection", `Promise.reject(new Error('lost')); await new Promise((r) => setTimeout(r, 60000))`,
 			[]post{failed("Runtime.UnhandledPromiseRejection", `{"errorType":"Runtime.UnhandledPromiseRejection","errorMessage":"Error: lost"}`)}, "Unhandled Promise Rejection", 128},
+		{"rejection before an answer", `Promise.reject(new Error('lost')); await new Promise((r) => setImmediate(r)); return 1`,
+			[]post{failed("Runtime.UnhandledPromiseRejection", `{"errorType":"Runtime.UnhandledPromiseRejection","errorMessage":"Error: lost"}`)}, "Unhandled Promise Rejection", 128},
 		{"exception", `setTimeout(() => { throw new TypeError('async') }, 1); await new Promise((r) => setTimeout(r, 60000))`,
 			[]post{failed("TypeError", `{"errorType":"TypeError","errorMessage":"async"}`)}, "Uncaught Exception", 129},
 		{"after the response", `setTimeout(() => { throw new TypeError('afterwards') }, 20); return 1`,

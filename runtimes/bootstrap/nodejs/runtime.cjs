@@ -38,6 +38,7 @@ class Runtime {
   // may be pending on the other.
   die(title, error, status) {
     log.logError(title, error);
+    this.dying = true; // what the handler answers from now on comes too late
     const exit = () => process.exit(status);
     new RuntimeAPI(process.env.AWS_LAMBDA_RUNTIME_API).fail(this.errorPath, errors.payload(error)).then(exit, exit);
   }
@@ -97,7 +98,7 @@ class Invoke {
   // first lets through the first call that does not throw.
   first(answer) {
     return (...values) => {
-      if (this.answered) return;
+      if (this.answered || this.runtime.dying) return;
       answer(...values);
       this.answered = true;
     };
@@ -127,7 +128,7 @@ class Invoke {
   // unsettled answers for a handler that left nothing to wait for and never answered: a mistake of an async function,
   // and what a function does that has nothing to say.
   unsettled() {
-    if (this.answered) return;
+    if (this.answered || this.runtime.dying) return;
     this.answered = true;
     if (this.runtime.handler.constructor.name === 'AsyncFunction') {
       this.reject(
