@@ -22,14 +22,14 @@ func settled(d time.Duration) {
 func leaderSeat(t *testing.T, s *Service) int {
 	t.Helper()
 	for range 1000 {
-		s.mu.Lock()
-		for seat, r := range s.replicas {
+		s.groups[0].mu.Lock()
+		for seat, r := range s.groups[0].replicas {
 			if r != nil && r.state.Load().leads {
-				s.mu.Unlock()
+				s.groups[0].mu.Unlock()
 				return seat
 			}
 		}
-		s.mu.Unlock()
+		s.groups[0].mu.Unlock()
 		settled(time.Millisecond)
 	}
 	t.Fatal("no leader within a second")
@@ -40,13 +40,21 @@ func leaderSeat(t *testing.T, s *Service) int {
 func held(t *testing.T, s *Service) int {
 	t.Helper()
 	seat := leaderSeat(t, s)
-	r := s.replicas[seat]
+	r := s.groups[0].replicas[seat]
 	s.Stop(seat)
 	if err := s.Start(seat); err != nil {
 		t.Fatal(err)
 	}
 	settled(time.Second)
 	return r.member.ledger.account(testAccount).held
+}
+
+// vanish ends a session as the loss of its host does: nothing is given back.
+func vanish(service *Service, s *Session) {
+	p := s.parts[0]
+	p.stop()
+	<-p.stopped
+	service.groups[0].network.Listen(Address{Session: p.options.ID}, nil)
 }
 
 func TestGroupSurvivesTheLossOfEachReplica(t *testing.T) {
@@ -75,7 +83,7 @@ func TestGroupSurvivesTheLossOfEachReplica(t *testing.T) {
 				t.Fatal(err)
 			}
 			settled(3 * time.Second)
-			if state := service.replicas[lost].state.Load(); len(state.voters) != 3 || len(state.outgoing) != 0 {
+			if state := service.groups[0].replicas[lost].state.Load(); len(state.voters) != 3 || len(state.outgoing) != 0 {
 				t.Fatalf("round %d: the replica that joined knows the members %+v", round, state)
 			}
 		}
@@ -95,9 +103,7 @@ func TestQuorumIsRebuiltFromSessions(t *testing.T) {
 		for range 4 {
 			acquire(t, dies, "f")
 		}
-		dies.stop() // as when its host is lost: nothing is given back
-		<-dies.stopped
-		service.network.Listen(Address{Session: dies.options.ID}, nil)
+		vanish(service, dies)
 		service.Stop(0)
 		service.Stop(1)
 		slots[0].Release()
@@ -109,7 +115,7 @@ func TestQuorumIsRebuiltFromSessions(t *testing.T) {
 		}
 		lost := time.Now()
 		settled(time.Second)
-		if err := lives.Lease().Err(); err != nil {
+		if err := lives.Lease(testAccount).Err(); err != nil {
 			t.Fatalf("the session that lives: %v", err)
 		}
 		other := openSession(t, service, "other")
@@ -142,7 +148,7 @@ func TestNobodyAdmitsWithoutQuorum(t *testing.T) {
 		service.Stop(2)
 		begun := time.Now()
 		acquire(t, s, "f").Release()
-		<-s.Lease().Done()
+		<-s.Lease(testAccount).Done()
 		if took := time.Since(begun); took < 3*time.Second || took > 4500*time.Millisecond {
 			t.Errorf("the lease ended after %v", took)
 		}
@@ -154,7 +160,7 @@ func TestNobodyAdmitsWithoutQuorum(t *testing.T) {
 		}
 		settled(6 * time.Second)
 		acquire(t, s, "f").Release()
-		if s.Lease().Err() != nil {
+		if s.Lease(testAccount).Err() != nil {
 			t.Error("the lease is not valid again")
 		}
 	})
@@ -167,9 +173,7 @@ func TestLostFrontEndGivesItsSlotsBack(t *testing.T) {
 		for range 5 {
 			acquire(t, lost, "f")
 		}
-		lost.stop()
-		<-lost.stopped
-		service.network.Listen(Address{Session: lost.options.ID}, nil)
+		vanish(service, lost)
 		if _, err := s.Acquire(context.Background(), functionName("f"), "f"); lambent.CodeOf(err) != lambent.Unavailable {
 			t.Fatalf("while nobody knows whether the front end has idle credits: %v", err)
 		}

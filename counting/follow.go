@@ -2,7 +2,6 @@ package counting
 
 import (
 	"context"
-	"maps"
 	"time"
 
 	"lambent"
@@ -49,20 +48,22 @@ func (s *Service) consume(events <-chan lambent.CatalogEvent) {
 			}
 		}
 		if changed && synced {
-			s.spread(&limitView{revision: revision, limits: maps.Clone(known)})
+			s.spread(revision, known)
 		}
 	}
 }
 
-// spread hands a view to every replica: whichever leads has it put in force.
-func (s *Service) spread(v *limitView) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.view = v
-	for _, r := range s.replicas {
-		if r != nil {
-			r.observe(v)
-		}
+// spread hands each group its accounts' limits.
+func (s *Service) spread(revision int64, known map[lambent.FunctionID]Limit) {
+	views := make([]*limitView, len(s.groups))
+	for i := range views {
+		views[i] = &limitView{revision: revision, limits: map[lambent.FunctionID]Limit{}}
+	}
+	for id, limit := range known {
+		views[shardOf(limit.Pool.Account, len(views))].limits[id] = limit
+	}
+	for i, g := range s.groups {
+		g.observe(views[i])
 	}
 }
 

@@ -12,7 +12,7 @@ import (
 
 // lease is the life of a session between two losses of it. Credits, and slots, belong to one lease, and end with it.
 type lease struct {
-	session    *Session
+	session    *part
 	id         string
 	validUntil atomic.Int64 // on the session's clock
 	functions  sync.Map     // lambent.FunctionID to *function
@@ -26,7 +26,7 @@ type lease struct {
 	version  int64
 }
 
-func newLease(s *Session, id string) *lease {
+func newLease(s *part, id string) *lease {
 	return &lease{session: s, id: id, purses: map[Pool]*purse{}, limits: map[lambent.FunctionID]Limit{}, reserved: map[string]int{}}
 }
 

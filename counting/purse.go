@@ -242,8 +242,8 @@ func (p *purse) tooManyRequests(now time.Duration) error {
 	return throttled(p.pool, lambent.RateLimit, lambent.ReservedRateLimit, p.permitAt-now)
 }
 
-// restLocked gives back what was not needed since the last look.
-func (p *purse) restLocked() {
+// restLocked gives back what was not needed since the last look, and tells whether the purse is of no more use.
+func (p *purse) restLocked() bool {
 	waits := map[lambent.FunctionID]bool{}
 	for _, w := range p.waiters {
 		waits[w.function.Function] = true
@@ -265,4 +265,5 @@ func (p *purse) restLocked() {
 	if n := p.permits.Load() - int64(p.total+1)*perConcurrency; n > 0 {
 		p.permits.Add(-n)
 	}
+	return p.total == 0 && len(p.functions) == 0 && !p.due
 }

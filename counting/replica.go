@@ -40,6 +40,7 @@ func startReplica(o memberOptions, t Transport, campaign bool) (*Replica, error)
 	r := &Replica{member: m, transport: t, begun: time.Now(), inbox: make(chan Message, inboxSize), views: make(chan *limitView, 1),
 		stop: stop, done: make(chan struct{})}
 	r.publish()
+	t.Listen(m.address(), r.Deliver)
 	go r.run(ctx, campaign)
 	return r, nil
 }
@@ -63,6 +64,7 @@ func (r *Replica) observe(v *limitView) {
 
 // Close ends the replica and waits for it. What it knew is gone.
 func (r *Replica) Close() error {
+	r.transport.Listen(r.member.address(), nil)
 	r.stop()
 	<-r.done
 	return nil

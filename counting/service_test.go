@@ -269,6 +269,36 @@ func TestNothingBeforeTheLimitsAreKnown(t *testing.T) {
 	acquire(t, s, "g").Release()
 }
 
+// TestShards: accounts are counted by different groups, each with limits of its own.
+func TestShards(t *testing.T) {
+	c := newCatalog()
+	one := 1
+	c.reserve("f", &one)
+	service := openService(t, Options{Catalog: c, Shards: 4, AccountLimit: 3})
+	s := openSession(t, service, "a")
+	shards := map[int]bool{}
+	for i := range 20 {
+		account := fmt.Sprintf("%012d", i)
+		shards[shardOf(account, 4)] = true
+		id := lambent.FunctionID(fmt.Sprint("g", i))
+		limit := 3
+		if account == testAccount {
+			limit = 2
+			acquire(t, s, "f")
+			wantThrottled(t, s, "f", lambent.ReservedConcurrentLimit)
+		}
+		for n := range limit + 1 {
+			_, err := s.Acquire(context.Background(), lambent.FunctionName{Account: account, Name: "g"}, id)
+			if (err == nil) != (n < limit) {
+				t.Errorf("account %s, slot %d of %d: %v", account, n+1, limit, err)
+			}
+		}
+	}
+	if len(shards) != 4 {
+		t.Errorf("accounts fall on %d shards of 4", len(shards))
+	}
+}
+
 func TestManyClientsNeverPassTheLimit(t *testing.T) {
 	c := newCatalog()
 	five, limits := 5, map[lambent.FunctionID]int64{"five": 5, "x": 15, "y": 15}
@@ -346,21 +376,21 @@ func BenchmarkOneCreditPerInvoke(b *testing.B) {
 	one, other := openSession(b, service, "a"), openSession(b, service, "b")
 	for _, s := range []*Session{one, other} { // as the group's answers make it when the pool is nearly empty
 		acquire(b, s, "f").Release()
-		s.mu.Lock()
-		p := s.lease.Load().function("f").purse
+		s.parts[0].mu.Lock()
+		p := s.parts[0].lease.Load().function("f").purse
 		p.scarce = true
 		p.tightenLocked()
-		s.mu.Unlock()
+		s.parts[0].mu.Unlock()
 	}
 	b.ResetTimer()
 	for b.Loop() {
 		acquire(b, one, "f").Release()
-		p := one.lease.Load().function("f").purse
-		one.mu.Lock()
+		p := one.parts[0].lease.Load().function("f").purse
+		one.parts[0].mu.Lock()
 		p.collectLocked()
 		p.total -= p.free
 		p.free = 0
 		p.tellLocked()
-		one.mu.Unlock()
+		one.parts[0].mu.Unlock()
 	}
 }

@@ -4,454 +4,92 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"hash/fnv"
 	"log/slog"
-	"slices"
-	"strconv"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"lambent"
 )
 
-const (
-	beat      = 20 * time.Millisecond // of a session's clockwork
-	retryAsk  = 60 * time.Millisecond // an exchange that was not answered is repeated to another replica
-	repeatAsk = 20 * time.Millisecond // acquires that wait are asked for again
-	look      = time.Second           // between two looks for idle credits
-)
-
-// drift is how far the rates of two clocks may differ from true time, as a fraction: a session counts its term shorter by
-// it, the group longer.
-const drift = 0.1
-
 // SessionOptions configure a front end's session.
 type SessionOptions struct {
-	ID        string        // required; no other session may ever use it
-	Seats     int           // replicas of the group: 3
-	Term      time.Duration // as the replicas have it: 5 s
-	Patience  time.Duration // an acquire waits so long for an answer: 2 s
-	Transport Transport     // required
-	Logger    *slog.Logger  // slog.Default()
+	ID         string        // required; no other session may ever use it
+	Seats      int           // replicas of each group: 3
+	Term       time.Duration // as the replicas have it: 5 s
+	Patience   time.Duration // an acquire waits so long for an answer: 2 s
+	Transports []Transport   // required: to the group of each shard, in the order of the shards
+	Logger     *slog.Logger  // slog.Default()
 
 	clock func() time.Duration // monotonic; tests set it
 }
 
-// Session is a front end's side of the Counting Service. It holds credits, admits from them without a message, asks for more
-// when they run out, and gives back what it does not use.
-//
-// Invariants: nothing is admitted when the lease has ended, which is before the group can have given its credits to others
-// (by a bound on how far two clocks' rates differ); a session has one exchange under way, and repeats it unchanged.
+// Session is a front end's side of the Counting Service: a lambent.Counter. It has a part for each shard. It keeps itself
+// alive until it is closed.
 type Session struct {
-	options SessionOptions
-	now     func() time.Duration
-	lease   atomic.Pointer[lease]
-	life    atomic.Pointer[life]
-	opened  chan struct{} // closed when the group knows the session
-	closed  chan struct{} // closed when the group has forgotten it
-	stop    context.CancelFunc
-	stopped chan struct{} // closed when the goroutine has ended
-
-	mu      sync.Mutex
-	group   uint64
-	leases  int
-	seq     uint64
-	pending *Ask          // under way
-	began   time.Duration // when it was sent first
-	retryAt time.Duration
-	hops    int // times that it was passed on by a replica that does not lead
-	seat    int // that is asked
-	renewAt time.Duration
-	lookAt  time.Duration
-	confirm bool // the group waits to hear that limits are in force
-	closing bool
+	parts []*part
 }
 
-// life is the time from when a lease is valid until it is not.
-type life struct {
-	context context.Context
-	cancel  context.CancelFunc
-}
-
-// newSession begins a session. It is a pure state machine: it does nothing but when it is called, and what it sends goes to
-// the transport of its options.
-func newSession(o SessionOptions) *Session {
+// OpenSession begins a session and waits until the groups know it. Unavailable: no quorum answered before ctx ended.
+func OpenSession(ctx context.Context, o SessionOptions) (*Session, error) {
+	if o.ID == "" || len(o.Transports) == 0 {
+		return nil, errors.New("counting: a session needs an ID and transports")
+	}
 	o.Seats = cmp.Or(o.Seats, 3)
 	o.Term = cmp.Or(o.Term, 5*time.Second)
 	o.Patience = cmp.Or(o.Patience, 2*time.Second)
 	o.Logger = cmp.Or(o.Logger, slog.Default())
-	s := &Session{options: o, now: o.clock, opened: make(chan struct{}), closed: make(chan struct{}), stopped: make(chan struct{})}
-	if s.now == nil {
-		begun := time.Now()
-		s.now = func() time.Duration { return time.Since(begun) }
+	s := &Session{}
+	for _, t := range o.Transports {
+		p := newPart(o, t)
+		p.start()
+		s.parts = append(s.parts, p)
 	}
-	s.beginLife()
-	s.lookAt = s.now() + look
-	s.mu.Lock()
-	s.beginLeaseLocked()
-	s.mu.Unlock()
-	return s
-}
-
-// OpenSession begins a session and waits until the group knows it. The session keeps itself alive until it is closed.
-// Unavailable: no quorum answered before ctx ended.
-func OpenSession(ctx context.Context, o SessionOptions) (*Session, error) {
-	if o.ID == "" || o.Transport == nil {
-		return nil, errors.New("counting: a session needs an ID and a transport")
-	}
-	s := newSession(o)
-	o.Transport.Listen(Address{Session: o.ID}, s.Step)
-	background, stop := context.WithCancel(context.Background())
-	s.stop = stop
-	go s.run(background)
-	select {
-	case <-s.opened:
-		return s, nil
-	case <-ctx.Done():
-		_ = s.Close() // there is nothing to give back
-		return nil, lambent.Wrap(lambent.Unavailable, ctx.Err(), "The counting service cannot be reached. Try again.")
-	}
-}
-
-// run drives the session until ctx ends.
-func (s *Session) run(ctx context.Context) {
-	defer close(s.stopped)
-	ticker := time.NewTicker(beat)
-	defer ticker.Stop()
-	for s.tick(); ; s.tick() {
+	for _, p := range s.parts {
 		select {
+		case <-p.opened:
 		case <-ctx.Done():
-			return
-		case <-ticker.C:
+			_ = s.Close() // there is nothing to give back
+			return nil, lambent.Wrap(lambent.Unavailable, ctx.Err(), "The counting service cannot be reached. Try again.")
 		}
 	}
+	return s, nil
 }
 
-// Close gives all credits back, ends the session and waits for its goroutine. Acquires that wait are refused; invokes that
-// hold slots are to have ended. The error tells that the group was not reached: it finds out when the session's term is over.
+// Acquire implements lambent.Counter. Unavailable also when nobody could say in time whether there is a credit.
+func (s *Session) Acquire(ctx context.Context, fn lambent.FunctionName, id lambent.FunctionID) (lambent.Slot, error) {
+	return s.part(fn.Account).acquire(ctx, Pool{fn.Account, id})
+}
+
+// Lease is done when slots of the account that were acquired before are not counted any more, because the group could not be
+// reached for so long that it may have given them to others: the invokes that hold them have to end at once. Ask for it
+// before Acquire.
+func (s *Session) Lease(account string) context.Context { return s.part(account).life.Load().context }
+
+// Close gives all credits back, ends the session and waits for its goroutines. Acquires that wait are refused; invokes that
+// hold slots are to have ended. The error tells that a group was not reached: it finds out when the session's term is over.
 func (s *Session) Close() error {
-	s.end()
-	patience := time.NewTimer(s.options.Patience)
-	defer patience.Stop()
-	var err error
-	select {
-	case <-s.closed:
-	case <-s.stopped: // closed before
-	case <-patience.C:
-		err = errors.New("counting: the session's end could not be told")
+	done := make(chan error, len(s.parts))
+	for _, p := range s.parts {
+		go func() { done <- p.close() }()
 	}
-	s.stop()
-	<-s.stopped
-	s.options.Transport.Listen(Address{Session: s.options.ID}, nil)
-	return err
+	var errs []error
+	for range s.parts {
+		errs = append(errs, <-done)
+	}
+	return errors.Join(errs...)
 }
 
-// Lease is done when slots that were acquired before are not counted any more, because the group could not be reached for
-// so long that it may have given them to others: the invokes that hold them have to end at once. Ask for it before Acquire.
-func (s *Session) Lease() context.Context { return s.life.Load().context }
-
-func (s *Session) beginLife() {
-	l := &life{}
-	l.context, l.cancel = context.WithCancel(context.Background())
-	s.life.Store(l)
+// part is the session with the shard of an account.
+func (s *Session) part(account string) *part {
+	if len(s.parts) == 1 {
+		return s.parts[0]
+	}
+	return s.parts[shardOf(account, len(s.parts))]
 }
 
-// beginLeaseLocked begins anew, with nothing but the acquires that wait.
-func (s *Session) beginLeaseLocked() {
-	s.leases++
-	l := newLease(s, s.options.ID+"."+strconv.Itoa(s.leases))
-	if old := s.lease.Load(); old != nil {
-		old.validUntil.Store(0)
-		for _, p := range old.pursesLocked() {
-			for _, w := range p.waiters {
-				to := l.functionLocked(w.function).purse
-				to.waiters = append(to.waiters, w)
-			}
-			p.waiters = nil
-		}
-		for _, p := range l.pursesLocked() {
-			p.tellLocked()
-			p.tightenLocked()
-		}
-	}
-	s.lease.Store(l)
-	s.seq++
-	s.beginLocked(&Ask{Session: l.id, Seq: s.seq, Open: true})
-}
-
-// beginLocked puts an exchange under way.
-func (s *Session) beginLocked(a *Ask) {
-	s.pending, s.began, s.retryAt, s.hops = a, s.now(), 0, 0
-}
-
-// send passes messages on. The mutex is not held.
-func (s *Session) send(out []Message) {
-	for _, m := range out {
-		s.options.Transport.Send(m)
-	}
-}
-
-// flushLocked sends the pending exchange if it is time, or begins the next if there is something to say.
-func (s *Session) flushLocked(now time.Duration) []Message {
-	l := s.lease.Load()
-	if s.pending == nil && !s.closing && (s.confirm || len(l.due) > 0 || now >= s.renewAt) {
-		s.seq++
-		a := &Ask{Session: l.id, Seq: s.seq, Version: l.version}
-		due := l.due
-		l.due = nil
-		slices.SortFunc(due, func(a, b *purse) int { return comparePools(a.pool, b.pool) })
-		for _, p := range due {
-			a.Lines = append(a.Lines, p.lineLocked(now))
-		}
-		s.confirm = false
-		s.beginLocked(a)
-	}
-	if s.pending == nil || now < s.retryAt {
-		return nil
-	}
-	s.retryAt = now + retryAsk
-	return []Message{{From: Address{Session: s.options.ID}, To: Address{Seat: s.seat}, Ask: s.pending}}
-}
-
-// Step takes in a message. It does not block.
-func (s *Session) Step(m Message) {
-	s.mu.Lock()
-	now := s.now()
-	switch {
-	case m.Answer != nil:
-		s.answeredLocked(m.Group, m.Answer, now)
-	case m.Notice != nil && m.Group == s.group:
-		s.noticedLocked(m.Notice)
-	}
-	out := s.flushLocked(now)
-	s.mu.Unlock()
-	s.send(out)
-}
-
-func (s *Session) noticedLocked(n *Notice) {
-	l := s.lease.Load()
-	s.confirm = s.confirm || n.Version > l.version
-	for _, r := range n.Recalls {
-		if p := l.purseLocked(r.Pool); r.Round > p.recall {
-			p.recall = r.Round
-			p.tellLocked()
-		}
-	}
-	for _, p := range l.purses {
-		if n.Again && len(p.waiters) > 0 {
-			p.tellLocked()
-		}
-	}
-}
-
-// answeredLocked ends the exchange under way, if it is the one that is answered.
-func (s *Session) answeredLocked(group uint64, a *Answer, now time.Duration) {
-	l := s.lease.Load()
-	if s.pending == nil || a.Session != l.id || a.Seq != s.pending.Seq || group < s.group {
-		return
-	}
-	switch a.Status {
-	case NotLeader:
-		s.passOnLocked(a.Leader, now)
-	case Unknown:
-		s.unknownLocked(group, now)
-	case Done:
-		s.group = group
-		closing := s.pending.Close
-		s.pending = nil
-		if closing {
-			close(s.closed)
-			return
-		}
-		s.doneLocked(l, a, now)
-	}
-}
-
-// passOnLocked asks the replica that leads, or waits for an election.
-func (s *Session) passOnLocked(leader int, now time.Duration) {
-	s.hops++
-	if leader < 0 || leader == s.seat || s.hops > s.options.Seats {
-		s.hops = 0
-		s.retryAt = min(s.retryAt, now+beat)
-		return
-	}
-	s.seat, s.retryAt = leader, now
-}
-
-// unknownLocked goes on when the group does not know the session: it was lost, or else the group is a new one, which adopts
-// a session with what it holds while its lease is valid.
-func (s *Session) unknownLocked(group uint64, now time.Duration) {
-	l := s.lease.Load()
-	isNew, valid := group > s.group && s.group > 0, now < l.until()
-	s.group = group
-	if !isNew || !valid || s.pending.Open || s.closing {
-		s.options.Logger.Warn("a counting session was lost", "session", l.id)
-		s.fenceLocked()
-		s.beginLeaseLocked()
-		return
-	}
-	s.seq++
-	a := &Ask{Session: l.id, Seq: s.seq, Open: true, Adopt: true, Version: l.version}
-	for _, p := range l.pursesLocked() {
-		if p.recall, p.answered, p.round, p.cohort = 0, 0, 0, 0; p.total > 0 {
-			a.Lines = append(a.Lines, AskLine{Pool: p.pool, Hold: p.total})
-		}
-		if len(p.waiters) > 0 {
-			p.tellLocked()
-		}
-	}
-	s.beginLocked(a)
-}
-
-// doneLocked takes in an answer. The lease is counted from when the exchange was first sent, which was before the group can
-// have heard of it.
-func (s *Session) doneLocked(l *lease, a *Answer, now time.Duration) {
-	if s.life.Load().context.Err() != nil {
-		s.beginLife()
-	}
-	l.validUntil.Store(int64(s.began + time.Duration(float64(s.options.Term)*(1-drift))))
-	s.renewAt = s.began + s.options.Term/5
-	l.account = a.Account
-	for _, line := range a.Lines {
-		l.purseLocked(line.Pool).creditLocked(line)
-	}
-	if a.Version != l.version {
-		l.limitLocked(a)
-		s.confirm = true
-	}
-	for _, line := range a.Lines {
-		l.purseLocked(line.Pool).answerLocked(line, now)
-	}
-	for _, p := range l.purses {
-		p.serveLocked(now)
-	}
-	select {
-	case <-s.opened:
-	default:
-		close(s.opened)
-	}
-}
-
-// fenceLocked ends the life of the slots in use.
-func (s *Session) fenceLocked() {
-	s.lease.Load().validUntil.Store(0)
-	s.life.Load().cancel()
-}
-
-// tick is the session's clockwork. It is due every beat.
-func (s *Session) tick() {
-	s.mu.Lock()
-	now := s.now()
-	l := s.lease.Load()
-	if now+beat >= l.until() && s.life.Load().context.Err() == nil && l.until() > 0 {
-		s.options.Logger.Warn("a counting session could not be renewed in time", "session", l.id)
-		s.fenceLocked()
-	}
-	if s.pending != nil && now >= s.retryAt && s.retryAt > 0 {
-		s.seat, s.hops = (s.seat+1)%s.options.Seats, 0
-	}
-	rest := now >= s.lookAt
-	if rest {
-		s.lookAt = now + look
-	}
-	for _, p := range l.pursesLocked() {
-		if len(p.waiters) > 0 && now >= p.asked+repeatAsk {
-			p.tellLocked()
-		}
-		if rest {
-			p.restLocked()
-		}
-	}
-	out := s.flushLocked(now)
-	s.mu.Unlock()
-	s.send(out)
-}
-
-// request admits an invoke, refuses it, or has it wait.
-func (s *Session) request(id Pool) (*slot, *waiter, error) {
-	s.mu.Lock()
-	now := s.now()
-	slot, w, err := s.requestLocked(id, now)
-	out := s.flushLocked(now)
-	s.mu.Unlock()
-	s.send(out)
-	return slot, w, err
-}
-
-func (s *Session) requestLocked(id Pool, now time.Duration) (*slot, *waiter, error) {
-	if s.closing {
-		return nil, nil, lambent.Errorf(lambent.Unavailable, "The service is stopping.")
-	}
-	l := s.lease.Load()
-	f := l.functionLocked(id)
-	p := f.purse
-	if now < l.until() {
-		if p.free == 0 {
-			p.collectLocked()
-		}
-		switch {
-		case p.free == 0 && p.exhaustedLocked():
-			return nil, nil, throttled(p.pool, lambent.ConcurrentLimit, lambent.ReservedConcurrentLimit, 0)
-		case p.free > 0 && p.permit():
-			return p.admitLocked(f), nil, nil
-		case p.permits.Load() <= 0 && now < p.permitAt:
-			return nil, nil, p.tooManyRequests(now)
-		}
-	}
-	w := &waiter{function: id, done: make(chan verdict, 1)}
-	p.waiters = append(p.waiters, w)
-	p.tightenLocked()
-	p.serveLocked(now)
-	if !w.settled && p.round == 0 {
-		p.tellLocked()
-	}
-	return nil, w, nil
-}
-
-// abandon ends an acquire's waiting. It is false when the verdict came first.
-func (s *Session) abandon(w *waiter) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if w.settled {
-		return false
-	}
-	w.settled = true
-	for _, p := range s.lease.Load().purses {
-		p.withdrawLocked(func(other *waiter) bool { return other == w })
-		p.tightenLocked()
-	}
-	return true
-}
-
-// takeBack takes the credit of a slot that was released while its purse was tight.
-func (s *Session) takeBack(p *purse) {
-	s.mu.Lock()
-	var out []Message
-	if p.lease == s.lease.Load() {
-		now := s.now()
-		p.returnedLocked(now)
-		out = s.flushLocked(now)
-	}
-	s.mu.Unlock()
-	s.send(out)
-}
-
-// end tells the group that the session is over. Acquires that wait are refused.
-func (s *Session) end() {
-	s.mu.Lock()
-	if s.closing {
-		s.mu.Unlock()
-		return
-	}
-	s.closing = true
-	l := s.lease.Load()
-	for _, p := range l.purses {
-		p.refuseLocked(0, len(p.waiters), lambent.Errorf(lambent.Unavailable, "The service is stopping."))
-	}
-	s.fenceLocked()
-	s.seq++
-	s.beginLocked(&Ask{Session: l.id, Seq: s.seq, Close: true})
-	out := s.flushLocked(s.now())
-	s.mu.Unlock()
-	s.send(out)
+// shardOf is the shard that counts an account. It is the same on every host.
+func shardOf(account string, shards int) int {
+	h := fnv.New32a()
+	h.Write([]byte(account))
+	return int(h.Sum32() % uint32(shards))
 }

@@ -98,7 +98,7 @@ type simFront struct {
 	id      node
 	name    string
 	clock   clock
-	session *Session
+	session *part
 	gone    bool
 	slots   map[*simSlot]bool
 	waits   []*simWait
@@ -314,7 +314,7 @@ func (w *world) deliver(to node, m Message) {
 	}
 	for _, f := range w.fronts {
 		if f.id == to {
-			w.onFront(f, func() { f.session.Step(m) })
+			w.onFront(f, func() { f.session.step(m) })
 		}
 	}
 }
@@ -323,8 +323,8 @@ func (w *world) addFront() *simFront {
 	w.names++
 	f := &simFront{id: node(-w.names), name: fmt.Sprint("front", w.names), clock: w.newClock(), slots: map[*simSlot]bool{},
 		idle: map[Pool]bool{}, dry: map[Pool]time.Duration{}}
-	f.session = newSession(SessionOptions{ID: f.name, Term: w.term, Transport: w, Logger: quietLog(),
-		clock: func() time.Duration { return f.clock.read(w.now) }})
+	f.session = newPart(SessionOptions{ID: f.name, Seats: 3, Term: w.term, Logger: quietLog(),
+		clock: func() time.Duration { return f.clock.read(w.now) }}, w)
 	w.fronts = append(w.fronts, f)
 	w.tickFront(f)
 	return f

@@ -9,15 +9,15 @@ import (
 	"lambent"
 )
 
-// Acquire implements lambent.Counter. It admits an invoke from a credit at hand, which costs no message; else it asks the
-// Counting Service, and waits until that has granted a credit or found none with any front end.
-func (s *Session) Acquire(ctx context.Context, fn lambent.FunctionName, id lambent.FunctionID) (lambent.Slot, error) {
-	if f := s.lease.Load().function(id); f != nil {
+// acquire admits an invoke of a function from a credit at hand, which costs no message; else it asks the Counting Service,
+// and waits until that has granted a credit or found none with any front end.
+func (s *part) acquire(ctx context.Context, id Pool) (lambent.Slot, error) {
+	if f := s.lease.Load().function(id.Function); f != nil {
 		if slot := f.take(s.now()); slot != nil {
 			return slot, nil
 		}
 	}
-	slot, w, err := s.request(Pool{fn.Account, id})
+	slot, w, err := s.request(id)
 	if w == nil {
 		if err != nil {
 			return nil, err
@@ -105,7 +105,7 @@ type verdict struct {
 }
 
 // await waits for the verdict about an acquire, for as long as ctx and the session's patience allow.
-func (s *Session) await(ctx context.Context, w *waiter) (lambent.Slot, error) {
+func (s *part) await(ctx context.Context, w *waiter) (lambent.Slot, error) {
 	patience := time.NewTimer(s.options.Patience)
 	defer patience.Stop()
 	var cause error
