@@ -59,10 +59,49 @@ func TestRoute(t *testing.T) {
 		"weight of all":     {&lambent.Alias{Version: "1", Weights: map[string]float64{"2": 1}}, 0.999999, "2"},
 	}
 	for name, test := range tests {
-		if got := route(test.alias, func() float64 { return test.drawn }); got != test.want {
+		if got := route(test.alias, test.drawn); got != test.want {
 			t.Errorf("%s: version %s, want %s", name, got, test.want)
 		}
 	}
+}
+
+// A version that is looked up twice, because it is Pending in the copy of the catalogue, is drawn once.
+func TestOneDraw(t *testing.T) {
+	r := frontendtest.NewRegion()
+	pending := frontendtest.Function("f", "2")
+	pending.State = lambent.StatePending
+	r.Put(frontendtest.Function("f", lambent.Latest), frontendtest.Function("f", "1"), pending)
+	r.PutAlias("f", &lambent.Alias{Name: "half", Version: "1", Weights: map[string]float64{"2": 0.5}})
+	draws := []float64{0.1, 0.9} // the second would be version 1, which runs
+	f := open(t, r, Options{Rand: func() float64 {
+		drawn := draws[0]
+		draws = draws[1:]
+		return drawn
+	}})
+	if _, err := f.Invoke(t.Context(), frontendtest.Request("f", "half", "1")); lambent.CodeOf(err) != lambent.Conflict {
+		t.Errorf("the version that was drawn is Pending: %v", err)
+	}
+	if len(draws) != 1 {
+		t.Errorf("%d numbers are left, want 1", len(draws))
+	}
+}
+
+// However the weight is chosen, a version gets its share of evenly spread draws.
+func TestWeights(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		weight := rapid.Float64Range(0, 1).Draw(t, "weight")
+		alias := &lambent.Alias{Version: "1", Weights: map[string]float64{"2": weight}}
+		const draws = 1000
+		second := 0
+		for i := range draws {
+			if route(alias, float64(i)/draws) == "2" {
+				second++
+			}
+		}
+		if share := float64(second) / draws; share < weight || share > weight+1.0/draws {
+			t.Fatalf("a share of %v for the weight %v", share, weight)
+		}
+	})
 }
 
 // An invoke waits for the first delivery, as long as it may.

@@ -19,12 +19,16 @@ func (f *FrontEnd) resolve(ctx context.Context, ref lambent.FunctionRef) (target
 	if err := f.catalogue.firstDelivery(ctx); err != nil {
 		return target{}, err
 	}
-	version := f.lookup(ref)
+	drawn := 0.0 // once for the whole request: a second look does not favour one of an alias's versions
+	if ref.Qualifier != "" {
+		drawn = f.options.Rand()
+	}
+	version := f.lookup(ref, drawn)
 	if version == nil || version.State == lambent.StatePending {
 		if err := f.catalogue.catchUp(ctx); err != nil && version == nil {
 			return target{}, err // nobody can say whether it exists
 		}
-		version = f.lookup(ref)
+		version = f.lookup(ref, drawn)
 	}
 	if version == nil {
 		return target{}, lambent.Errorf(lambent.NotFound, "Function not found: %s", f.arn(ref))
@@ -40,8 +44,9 @@ func (f *FrontEnd) resolve(ctx context.Context, ref lambent.FunctionRef) (target
 	return target{version, arn}, nil
 }
 
-// lookup finds a reference in the copy of the catalogue, nil if it is not there.
-func (f *FrontEnd) lookup(ref lambent.FunctionRef) *lambent.FunctionVersion {
+// lookup finds a reference in the copy of the catalogue, nil if it is not there. What was drawn decides between the versions of a
+// weighted alias.
+func (f *FrontEnd) lookup(ref lambent.FunctionRef, drawn float64) *lambent.FunctionVersion {
 	fn := f.catalogue.find(ref.FunctionName)
 	if fn == nil {
 		return nil
@@ -50,15 +55,15 @@ func (f *FrontEnd) lookup(ref lambent.FunctionRef) *lambent.FunctionVersion {
 		return fn.versions[lambent.Latest]
 	}
 	if alias, ok := fn.aliases[ref.Qualifier]; ok {
-		return fn.versions[route(alias, f.options.Rand)]
+		return fn.versions[route(alias, drawn)]
 	}
 	return fn.versions[ref.Qualifier]
 }
 
-// route picks the version of one invoke by an alias's weights.
-func route(alias *lambent.Alias, random func() float64) string {
+// route picks the version of one invoke by an alias's weights and a number that was drawn from [0, 1).
+func route(alias *lambent.Alias, drawn float64) string {
 	for version, weight := range alias.Weights { // at most one
-		if random() < weight {
+		if drawn < weight {
 			return version
 		}
 	}

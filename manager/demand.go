@@ -10,13 +10,16 @@ import (
 // memoryPerVCPU is how many MiB of memory come with one processor, as on Lambda.
 const memoryPerVCPU = 1769
 
-// What a sandbox is expected to use of what it may, while nothing is learnt of it: most functions use a fraction of their
-// memory, and wait for others most of the time.
+// What a sandbox is expected to use while nothing is learnt of it: a runtime and a fraction of the memory that it may use, as
+// most functions wait for others most of the time. The deviation is small, because that of copies adds up: what is expected of
+// a new function is not to keep a host empty that has room for it. A wrong expectation is found out soon, by the memory that
+// workers report to be in use and by what is learnt.
 const (
-	priorMemory          = 0.25
-	priorMemoryDeviation = 0.05
-	priorVCPU            = 0.1
-	priorVCPUDeviation   = 0.02
+	priorMemoryMiB          = 48
+	priorMemoryShare        = 0.1
+	priorMemoryDeviationMiB = 2
+	priorVCPU               = 0.1
+	priorVCPUDeviation      = 0.02
 )
 
 const (
@@ -49,7 +52,7 @@ func (e *estimate) demand(memoryMiB int) lambent.Demand {
 	memory, vcpu := float64(memoryMiB), float64(memoryMiB)/memoryPerVCPU
 	if e.invokes < learnFrom {
 		return lambent.Demand{
-			MemoryMiB: priorMemory * memory, MemoryDeviation: priorMemoryDeviation * memory,
+			MemoryMiB: min(memory, priorMemoryMiB+priorMemoryShare*memory), MemoryDeviation: priorMemoryDeviationMiB,
 			VCPU: priorVCPU * vcpu, VCPUDeviation: priorVCPUDeviation * vcpu,
 		}
 	}
