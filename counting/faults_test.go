@@ -224,7 +224,7 @@ func TestSchedules(t *testing.T) {
 	case one == nil:
 		n = 1
 	default:
-		n, patience = 2000, 10*time.Second
+		n, patience = 2000, 15*time.Second
 	}
 	begun, admitted, refused, done := time.Now(), 0, 0, 0
 	for ; done < n && time.Since(begun) < patience && !t.Failed(); done++ {

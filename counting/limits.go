@@ -64,6 +64,9 @@ func (l *ledger) prune() {
 
 // limitsSince returns what changed after a version, or, if that is not known any more, all limits.
 func (l *ledger) limitsSince(version int64) (full bool, changed []Limit) {
+	if version == l.version {
+		return false, nil
+	}
 	full = version < l.floor || version > l.version
 	for _, r := range l.limits {
 		if full && !r.None || !full && r.Changed > version {

@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	tick          = 25 * time.Millisecond
-	electionTicks = 10 // 250 to 500 ms without a leader start an election
+	tick          = 40 * time.Millisecond
+	electionTicks = 6 // 240 to 480 ms without a leader start an election
 	beatTicks     = 2
 	keepEntries   = 1024 // of the log behind a snapshot
 	nearlyThere   = 64   // entries that a new member may lag when it gets its vote

@@ -13,9 +13,9 @@ import (
 )
 
 const (
-	beat      = 20 * time.Millisecond // of a session's clockwork
-	retryAsk  = 60 * time.Millisecond // an exchange that was not answered is repeated to another replica
-	repeatAsk = 20 * time.Millisecond // acquires that wait are asked for again
+	beat      = 40 * time.Millisecond // of a session's clockwork
+	retryAsk  = 80 * time.Millisecond // an exchange that was not answered is repeated to another replica
+	repeatAsk = 40 * time.Millisecond // acquires that wait are asked for again
 	look      = time.Second           // between two looks for idle credits
 )
 

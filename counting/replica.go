@@ -72,8 +72,9 @@ func (r *Replica) Close() error {
 
 func (r *Replica) run(ctx context.Context, campaign bool) {
 	defer close(r.done)
-	ticker := time.NewTicker(tick)
-	defer ticker.Stop()
+	// Replicas of one host start together. If they also ticked together, two would stand for leader at once, and split the vote.
+	next := time.NewTimer(tick + tick*time.Duration(seatOf(r.member.id))/time.Duration(r.member.seats))
+	defer next.Stop()
 	if campaign {
 		r.send(r.member.campaign(r.now()))
 	}
@@ -81,7 +82,8 @@ func (r *Replica) run(ctx context.Context, campaign bool) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-ticker.C:
+		case <-next.C:
+			next.Reset(tick)
 			r.send(r.member.tick(r.now()))
 		case m := <-r.inbox:
 			r.send(r.member.step(m, r.now()))
