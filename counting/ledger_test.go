@@ -37,9 +37,15 @@ func TestLedger(t *testing.T) {
 				asks[ask.Session] = ask
 				c.Ask = &ask
 			}
-			before := accountHeld(l)
+			before, current := accountHeld(l), c.Expire == nil || l.sessions[c.Expire.Session] == nil || l.sessions[c.Expire.Session].Seq == c.Expire.Seq
 			o := l.apply(c)
 			balances(t, l)
+			if after := accountHeld(l); after > before && repeated {
+				t.Fatalf("a repeated exchange was granted %d credits more", after-before)
+			}
+			if !current && l.sessions[c.Expire.Session] == nil {
+				t.Fatal("a session that was heard of again has expired")
+			}
 			granted := 0
 			if o.answer != nil && o.answer.Status == Done && !repeated {
 				for _, line := range o.answer.Lines {

@@ -61,7 +61,7 @@ type life struct {
 }
 
 // newPart begins a session. It is a pure state machine: it does nothing but when it is called, and what it sends goes to
-// the transport of its options.
+// the transport.
 func newPart(o SessionOptions, t Transport) *part {
 	s := &part{options: o, transport: t, now: o.clock, opened: make(chan struct{}), closed: make(chan struct{}), stopped: make(chan struct{})}
 	if s.now == nil {

@@ -13,6 +13,9 @@ func (m *Manager) Claim(ctx context.Context, req lambent.ClaimRequest) (lambent.
 	if req.Version == nil {
 		return lambent.Claim{}, lambent.Errorf(lambent.InvalidParameter, "A claim names a function version.")
 	}
+	if m.closed.Load() {
+		return lambent.Claim{}, errClosing() // what is warm is the next manager's
+	}
 	p := m.lockPool(poolKey{req.Version.Key, req.Tenant})
 	if s := p.takeIdleLocked(); s != nil { // warm
 		claim := m.claimLocked(s)

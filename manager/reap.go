@@ -25,14 +25,17 @@ const (
 
 // discard ends what is left of a sandbox that was dropped from its pool, and then gives back its room.
 func (m *Manager) discard(s *sandbox, how end) {
-	m.forget(s)
-	if how == forget && s.holding != nil {
-		m.putBack(s)
-		return
+	if how == forget {
+		m.forget(s)
+		if s.holding != nil {
+			m.putBack(s)
+			return
+		}
 	}
 	m.tasks.start(func() {
 		if how == destroy {
 			m.stopSandbox(s)
+			m.forget(s) // not before: a worker that tells of it meanwhile tells of nothing new
 		}
 		if s.holding != nil {
 			m.putBack(s)
@@ -197,8 +200,8 @@ func (m *Manager) evict(match func(*sandbox) bool) bool {
 			continue // it was claimed meanwhile
 		}
 		m.evicted.Store(time.Now().UnixNano())
-		m.forget(victim)
 		m.stopSandbox(victim)
+		m.forget(victim)
 		m.free(victim.grant, 1)
 		return true
 	}

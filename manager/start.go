@@ -223,10 +223,10 @@ func (m *Manager) failed(st *start, s *sandbox, err error) {
 		m.placeLocked(p, st, now)
 	}
 	p.mu.Unlock()
-	m.forget(s)
 	if code != lambent.Unavailable && code != lambent.InvalidRuntime {
 		m.stopSandbox(s) // whether it exists is not known
 	}
+	m.forget(s)
 	m.free(s.grant, 1+unused)
 }
 

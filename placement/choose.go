@@ -141,7 +141,7 @@ func closest(region *snapshot, want wanted) *host {
 	var least float64
 	for _, z := range region.zones {
 		for _, h := range z.open {
-			if want.demand.mean.memory+uncontended*want.demand.deviation.memory > h.capacity.memory {
+			if want.demand.bound().memory > h.capacity.memory {
 				continue
 			}
 			_, bound := h.with(want.function, want.demand, 1)

@@ -42,6 +42,17 @@ func demandOf(d lambent.Demand) demand {
 	}
 }
 
+// bound is what one sandbox alone stays below with a probability of 99.99 %.
+func (d demand) bound() resources { return d.mean.plus(d.deviation.times(uncontended)) }
+
+// differs says whether a demand is so far from an older one that it changes what fits.
+func (d demand) differs(older demand) bool {
+	const material = 0.1 // of the larger one
+	far := func(a, b float64) bool { return math.Abs(a-b) > material*max(a, b) }
+	now, then := d.bound(), older.bound()
+	return far(now.memory, then.memory) || far(now.vcpu, then.vcpu)
+}
+
 // snapshot is all that a choice depends on. It is kept up to date sandbox by sandbox, so that a choice copies nothing.
 //
 // Invariants: a host is in its zone's open list exactly while it is usable, and index is its place there; a host's mean and

@@ -48,6 +48,7 @@ type Service struct {
 	workers map[lambent.WorkerID]*worker
 	order   []*worker // in the order in which they registered
 	grants  map[lambent.GrantID]*grant
+	copies  map[copies]*group
 	serial  uint64    // of the last grant and lease; grows over restarts, as it starts at the time
 	swept   time.Time // when sweep last ran
 
@@ -73,12 +74,24 @@ type worker struct {
 
 // grant is room on a worker that a manager holds.
 type grant struct {
-	id       lambent.GrantID
-	worker   *worker
-	function lambent.FunctionID
-	demand   demand
-	count    int
-	expires  time.Time
+	id      lambent.GrantID
+	worker  *worker
+	copies  copies
+	demand  demand // of each sandbox; all grants of the same copies have about the same
+	count   int
+	expires time.Time
+}
+
+// copies are the sandboxes of one version that one manager started: what it learns of one of them holds for all.
+type copies struct {
+	manager lambent.ManagerID
+	version lambent.VersionKey
+}
+
+// group is the grants of such copies, and about what each sandbox in them is expected to use.
+type group struct {
+	demand demand
+	grants map[lambent.GrantID]*grant
 }
 
 var _ lambent.Placement = (*Service)(nil)
@@ -116,6 +129,7 @@ func Open(options Options) (*Service, error) {
 		random:  rand.New(rand.NewPCG(options.Seed, 0)),
 		workers: make(map[lambent.WorkerID]*worker),
 		grants:  make(map[lambent.GrantID]*grant),
+		copies:  make(map[copies]*group),
 		serial:  uint64(now.UnixMicro()),
 		swept:   now,
 	}
@@ -147,6 +161,8 @@ func (s *Service) Place(ctx context.Context, req lambent.PlaceRequest) (lambent.
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
+	of := copies{req.Manager, req.Key}
+	s.reviseLocked(of, want.demand)
 	h, count := choose(&s.region, want, now, s.random)
 	if h == nil {
 		return lambent.Grant{}, s.refuseLocked(want, now)
@@ -154,16 +170,46 @@ func (s *Service) Place(ctx context.Context, req lambent.PlaceRequest) (lambent.
 	w := s.workers[h.id]
 	s.serial++
 	g := &grant{
-		id:       lambent.GrantID("g" + strconv.FormatUint(s.serial, 36)),
-		worker:   w,
-		function: want.function,
-		demand:   want.demand,
-		count:    count,
-		expires:  now.Add(s.termLocked()),
+		id:      lambent.GrantID("g" + strconv.FormatUint(s.serial, 36)),
+		worker:  w,
+		copies:  of,
+		demand:  want.demand,
+		count:   count,
+		expires: now.Add(s.termLocked()),
 	}
-	w.add(g.function, g.demand, count)
+	w.add(want.function, g.demand, count)
 	s.grants[g.id], w.grants[g.id] = g, g
+	if s.copies[of] == nil {
+		s.copies[of] = &group{g.demand, make(map[lambent.GrantID]*grant)}
+	}
+	s.copies[of].grants[g.id] = g
 	return lambent.Grant{ID: g.id, Worker: h.id, Zone: h.zone.name, Count: count, Expires: g.expires}, nil
+}
+
+// reviseLocked corrects what a manager's copies of a version are expected to use when the manager has learnt that it is something
+// else: what was granted while little was known would keep room from others, or promise them room that is in use.
+func (s *Service) reviseLocked(of copies, now demand) {
+	all := s.copies[of]
+	if all == nil || !now.differs(all.demand) {
+		return
+	}
+	all.demand = now
+	for _, g := range all.grants {
+		g.worker.add(of.version.Function, g.demand, -g.count)
+		g.demand = now
+		g.worker.add(of.version.Function, g.demand, g.count)
+	}
+}
+
+// forgetLocked ends a grant that has no load any more.
+func (s *Service) forgetLocked(g *grant) {
+	delete(s.grants, g.id)
+	delete(g.worker.grants, g.id)
+	all := s.copies[g.copies]
+	delete(all.grants, g.id)
+	if len(all.grants) == 0 {
+		delete(s.copies, g.copies)
+	}
 }
 
 // refuseLocked notes where room is missing, and returns the error for it.
@@ -189,10 +235,9 @@ func (s *Service) Free(ctx context.Context, id lambent.GrantID, n int) error {
 	}
 	n = min(n, g.count)
 	g.count -= n
-	g.worker.add(g.function, g.demand, -n)
+	g.worker.add(g.copies.version.Function, g.demand, -n)
 	if g.count == 0 {
-		delete(s.grants, id)
-		delete(g.worker.grants, id)
+		s.forgetLocked(g)
 	}
 	return nil
 }

@@ -1,11 +1,14 @@
 package placement
 
 import (
+	"fmt"
+	"math"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
+	"pgregory.net/rapid"
 
 	"lambent"
 	"lambent/placement/placementtest"
@@ -317,4 +320,127 @@ func TestGrantsEnd(t *testing.T) {
 			t.Errorf("after it: %d sandboxes are granted", got)
 		}
 	})
+}
+
+// What a manager learns of a version holds for what it was granted before: room that was set aside for nothing is given to others,
+// and what is used after all is not promised to them.
+func TestGrantsAreRevised(t *testing.T) {
+	p := newPulse(t, Options{}, "a")
+	placeOf := func(manager lambent.ManagerID, fn lambent.FunctionID, memoryMiB float64, n int) (lambent.Grant, error) {
+		req := placementtest.Request(fn, n)
+		req.Manager, req.Demand.MemoryMiB = manager, memoryMiB
+		return p.s.Place(t.Context(), req)
+	}
+	expected := func(when string, want float64) {
+		t.Helper()
+		if got := p.s.Headroom().ExpectedMiB; math.Abs(got-want) > 0.01 {
+			t.Errorf("%s: %v MiB are expected, want %v", when, got, want)
+		}
+	}
+	first, err := placeOf("m", "f", 100, 10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	expected("at first", 900) // the spare share is left
+	second, err := placeOf("m", "f", 20, 10)
+	if err != nil || second.Count != 10 {
+		t.Fatalf("grant %+v, error %v", second, err)
+	}
+	expected("little is used", 19*20)
+	if _, err := placeOf("m", "f", 21, 1); err != nil {
+		t.Fatal(err)
+	}
+	expected("nearly the same", 19*20+21)
+	if _, err := placeOf("another", "f", 30, 1); err != nil {
+		t.Fatal(err)
+	}
+	expected("another manager knows only its own", 19*20+21+30)
+	if _, err := placeOf("m", "f", 60, 1); err == nil {
+		t.Error("20 of 60 MiB and another one fit into 1,024")
+	}
+	expected("more is used after all", 20*60+30)
+	for _, g := range []lambent.Grant{first, second} {
+		if err := p.s.Free(t.Context(), g.ID, g.Count); err != nil {
+			t.Fatal(err)
+		}
+	}
+	expected("given back", 60+30)
+}
+
+// Whatever is asked for, given back and started anew, the books agree with each other, and nothing is below zero.
+func TestBooksBalance(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		s, err := Open(Options{Seed: 1})
+		if err != nil {
+			rt.Fatal(err)
+		}
+		defer s.Close()
+		ids := []lambent.WorkerID{"a", "b"}
+		boots := map[lambent.WorkerID]int{}
+		var held []lambent.Grant
+		beat := func(id lambent.WorkerID) {
+			status := placementtest.Status(id)
+			status.Boot = fmt.Sprint(boots[id])
+			if _, err := s.Heartbeat(t.Context(), status); err != nil {
+				rt.Fatal(err)
+			}
+		}
+		beat("a")
+		beat("b")
+		rt.Repeat(map[string]func(*rapid.T){
+			"place": func(rt *rapid.T) {
+				req := placementtest.Request(lambent.FunctionID(rapid.StringMatching("[f-h]").Draw(rt, "function")), rapid.IntRange(-1, 9).Draw(rt, "n"))
+				req.Manager = lambent.ManagerID(rapid.StringMatching("[mn]").Draw(rt, "manager"))
+				req.Demand = lambent.Demand{MemoryMiB: rapid.Float64Range(-5, 300).Draw(rt, "memory"), MemoryDeviation: rapid.Float64Range(0, 9).Draw(rt, "deviation"), VCPU: 0.1}
+				if g, err := s.Place(t.Context(), req); err == nil {
+					held = append(held, g)
+				}
+			},
+			"free": func(rt *rapid.T) {
+				if len(held) == 0 {
+					rt.Skip("nothing is held")
+				}
+				g := rapid.SampledFrom(held).Draw(rt, "grant") // also one that is gone
+				if err := s.Free(t.Context(), g.ID, rapid.IntRange(-1, g.Count+1).Draw(rt, "n")); err != nil {
+					rt.Fatal(err)
+				}
+			},
+			"reboot": func(rt *rapid.T) {
+				id := rapid.SampledFrom(ids).Draw(rt, "worker")
+				boots[id]++
+				beat(id)
+			},
+			"": func(rt *rapid.T) { balance(rt, s) },
+		})
+	})
+}
+
+// balance checks that a service's books agree.
+func balance(t *rapid.T, s *Service) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	indexed := 0
+	for of, all := range s.copies {
+		if len(all.grants) == 0 {
+			t.Fatalf("%v have no grants and are remembered", of)
+		}
+		indexed += len(all.grants)
+	}
+	onWorkers := 0
+	for _, w := range s.workers {
+		onWorkers += len(w.grants)
+		var memory float64
+		for id, g := range w.grants {
+			if g.count <= 0 || s.grants[id] != g || s.copies[g.copies].grants[id] != g || g.worker != w {
+				t.Fatalf("grant %s of %d", id, g.count)
+			}
+			memory += g.demand.mean.memory * float64(g.count)
+		}
+		if math.Abs(w.mean.memory-memory) > 1e-3 || w.mean.memory < 0 || w.variance.memory < 0 || w.variance.vcpu < 0 {
+			t.Fatalf("worker %s is expected to use %v MiB, its grants %v; variance %+v", w.id, w.mean.memory, memory, w.variance)
+		}
+	}
+	if onWorkers != len(s.grants) || indexed != len(s.grants) {
+		t.Fatalf("%d grants, %d on workers, %d by version", len(s.grants), onWorkers, indexed)
+	}
 }

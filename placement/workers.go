@@ -74,10 +74,9 @@ func (s *Service) leaseLocked(w *worker) {
 }
 
 func (s *Service) dropGrantsLocked(w *worker) {
-	for id := range w.grants {
-		delete(s.grants, id)
+	for _, g := range w.grants {
+		s.forgetLocked(g)
 	}
-	clear(w.grants)
 	w.clear()
 }
 
@@ -172,11 +171,10 @@ func (s *Service) sweep(now time.Time) {
 }
 
 func (s *Service) endGrantsLocked(w *worker, now time.Time) {
-	for id, g := range w.grants {
+	for _, g := range w.grants {
 		if now.Sub(g.expires) >= grantGrace {
-			w.add(g.function, g.demand, -g.count)
-			delete(w.grants, id)
-			delete(s.grants, id)
+			w.add(g.copies.version.Function, g.demand, -g.count)
+			s.forgetLocked(g)
 		}
 	}
 }
