@@ -16,19 +16,58 @@ package sandbox
 import (
 	"context"
 	"net"
+	"net/netip"
 	"os"
 	"time"
 )
 
 // Driver makes sandboxes of one kind. It is safe for use by many goroutines.
 type Driver interface {
-	// Create makes a ready-made sandbox. It costs milliseconds and is done ahead of need.
-	Create(ctx context.Context, id string) (Sandbox, error)
+	// Create makes a ready-made sandbox. It is done ahead of need. The id is unique among the driver's living sandboxes, and
+	// a file name.
+	Create(ctx context.Context, id string, template Template) (Sandbox, error)
 	// Recover destroys whatever an earlier process of this driver's state directory left behind: processes, cgroups,
 	// mounts, network interfaces. It is called once, before the first Create.
 	Recover(ctx context.Context) error
 	// Close destroys all sandboxes and releases the driver's own resources.
 	Close() error
+}
+
+// Template says what a ready-made sandbox is made for, while its function is not known.
+type Template struct {
+	// Class is the runtime class: sandboxes of one class are interchangeable until they are specialised. Drivers treat it as
+	// text. A runtime that can start before its function is known is started in a sandbox of its class with Start, before
+	// Specialise.
+	Class string
+	// MemoryMiB is the most that Specialise may ask for, 0 for Lambda's largest function. Drivers whose sandboxes have memory
+	// of their own from the beginning need it; until Specialise, processes may use no more than a small part of it.
+	MemoryMiB int
+}
+
+// Snapshotter is a Driver that can save sandboxes in the midst of their run and make new ones from that.
+type Snapshotter interface {
+	Driver
+	// Snapshot saves a specialised sandbox, with its processes and the content of /tmp, in dir, an empty directory of the
+	// caller's. Its processes hold no connection to the Runtime API meanwhile, or find it closed afterwards, in the sandbox
+	// and in those that are restored. The sandbox goes on as it was.
+	Snapshot(ctx context.Context, box Sandbox, dir string) error
+	// Restore makes a sandbox in the state that was saved, its processes in the order in which they were started. The
+	// directory is only read, and may be restored from many times, at the same time too.
+	Restore(ctx context.Context, id, dir string) (Sandbox, []Process, error)
+}
+
+// Network connects sandboxes to the outside, as far as its policy allows. It is safe for use by many goroutines.
+type Network interface {
+	// Attach gives a network namespace an interface, an address and a route. The namespace stays the caller's; the id is a
+	// sandbox's. Detach takes it all back; it is idempotent, and also called when the namespace is gone.
+	Attach(ctx context.Context, id string, namespace *os.File) (Attachment, error)
+}
+
+// Attachment is a sandbox's connection to a Network.
+type Attachment interface {
+	// Resolver is the address of the name server that the sandbox is to use.
+	Resolver() netip.Addr
+	Detach() error
 }
 
 // Sandbox is one isolated environment. Its methods are called by one owner, one at a time, but for Usage, Freeze and
@@ -37,7 +76,8 @@ type Sandbox interface {
 	// Specialise binds the sandbox to a function version. It is called once.
 	Specialise(ctx context.Context, spec Spec) error
 	// RuntimeAPI listens where processes in the sandbox reach RuntimeAPIAddress. It is the same listener for the sandbox's
-	// whole life, serves the sandbox only, and is valid after Create. Destroy closes it.
+	// whole life, serves the sandbox only, and is valid after Create. Destroy closes it. It has a method File, as listeners of
+	// package net have, so that it can be served by a process that has no rights.
 	RuntimeAPI() net.Listener
 	// Start runs a process in the sandbox as its unprivileged user. Stdout and stderr are read from its Output.
 	Start(ctx context.Context, cmd Command) (Process, error)
@@ -47,6 +87,8 @@ type Sandbox interface {
 	// Kill ends every process that Start began, and all their children, frozen or not, and returns when they are gone. The
 	// file system stays.
 	Kill(ctx context.Context) error
+	// SetVCPU changes the CPU share that Specialise set: Lambda gives more of it while a function initialises.
+	SetVCPU(vcpu float64) error
 	// Usage reads the sandbox's meters.
 	Usage() (Usage, error)
 	// Destroy ends the sandbox and removes every trace of it from the host. It is idempotent.

@@ -77,13 +77,9 @@ func (e *environment) boot(deadline time.Time) (*fault, error) {
 	return e.ended()
 }
 
-// setVCPU changes the CPU share, where the driver can.
+// setVCPU changes the CPU share.
 func (e *environment) setVCPU(vcpu float64) {
-	box, ok := e.box.(interface{ SetVCPU(float64) error })
-	if !ok {
-		return
-	}
-	if err := box.SetVCPU(vcpu); err != nil {
+	if err := e.box.SetVCPU(vcpu); err != nil {
 		e.worker.logger.Warn("a sandbox's CPU share could not be set", "sandbox", string(e.request.Sandbox), "error", err)
 	}
 }

@@ -49,7 +49,7 @@ type fakeDriver struct {
 	startFail error
 }
 
-func (d *fakeDriver) Create(_ context.Context, id string) (sandbox.Sandbox, error) {
+func (d *fakeDriver) Create(_ context.Context, id string, _ sandbox.Template) (sandbox.Sandbox, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if err := d.failNext; err != nil {

@@ -113,7 +113,7 @@ func (p *pool) make(ctx context.Context) (sandbox.Sandbox, error) {
 	name := fmt.Sprintf("%s-%d", p.options.prefix, p.next)
 	p.mu.Unlock()
 	began := time.Now()
-	box, err := p.options.driver.Create(ctx, name)
+	box, err := p.options.driver.Create(ctx, name, sandbox.Template{})
 	if err != nil {
 		if ctx.Err() == nil {
 			p.options.failed()

@@ -222,7 +222,7 @@ func ownExecutable() (*os.File, error) {
 }
 
 // Create makes a ready-made sandbox. The id is unique among the driver's living sandboxes, and a file name.
-func (d *Driver) Create(ctx context.Context, id string) (sandbox.Sandbox, error) {
+func (d *Driver) Create(ctx context.Context, id string, _ sandbox.Template) (sandbox.Sandbox, error) {
 	if id == "" || id != filepath.Base(id) || len(id) > 128 || id[0] == '.' {
 		return nil, fmt.Errorf("create sandbox: %q is no file name", id)
 	}

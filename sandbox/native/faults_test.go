@@ -39,7 +39,7 @@ func openShell(t *testing.T, options Options) *Driver {
 
 func shellSandbox(t *testing.T, d *Driver, id string) *Sandbox {
 	t.Helper()
-	box, err := d.Create(t.Context(), id)
+	box, err := d.Create(t.Context(), id, sandbox.Template{})
 	if err != nil {
 		t.Fatal(err)
 	}

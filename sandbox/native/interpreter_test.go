@@ -39,7 +39,7 @@ func TestInterpreters(t *testing.T) {
 			if _, err := filepath.EvalSymlinks(program); err != nil {
 				t.Skipf("this host has no %s", program)
 			}
-			box, err := driver.Create(t.Context(), test.name)
+			box, err := driver.Create(t.Context(), test.name, sandbox.Template{})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -31,7 +31,7 @@ const (
 // a disk.
 const destroyTimeout = 30 * time.Second
 
-// Sandbox is one sandbox of the native driver. It implements sandbox.Sandbox, and additionally SetVCPU.
+// Sandbox is one sandbox of the native driver. It implements sandbox.Sandbox.
 type Sandbox struct {
 	driver *Driver
 	id     string
@@ -164,7 +164,7 @@ func (s *Sandbox) limit(memoryBytes int64, processes int, vcpu float64) error {
 	return errors.Join(apply(group.memoryLimits(memoryBytes)), apply(group.processLimits(processes)), apply(group.cpuLimits(vcpu)))
 }
 
-// SetVCPU changes the CPU share, which Specialise set: Lambda gives more of it while a function initialises.
+// SetVCPU implements sandbox.Sandbox.
 func (s *Sandbox) SetVCPU(vcpu float64) error { return apply(s.cgroup.function.cpuLimits(vcpu)) }
 
 // Specialise implements sandbox.Sandbox.

@@ -13,7 +13,7 @@ func Bench(b *testing.B, h Harness) {
 	s := newSuite(b, h)
 	b.Run("Create", func(b *testing.B) {
 		for i := range b.N {
-			box, err := s.driver.Create(b.Context(), "bench-"+strconv.Itoa(i))
+			box, err := s.driver.Create(b.Context(), "bench-"+strconv.Itoa(i), sandbox.Template{})
 			if err != nil {
 				b.Fatal(err)
 			}
@@ -25,7 +25,7 @@ func Bench(b *testing.B, h Harness) {
 	b.Run("Destroy", func(b *testing.B) {
 		for i := range b.N {
 			b.StopTimer()
-			box, err := s.driver.Create(b.Context(), "bench-"+strconv.Itoa(i))
+			box, err := s.driver.Create(b.Context(), "bench-"+strconv.Itoa(i), sandbox.Template{})
 			if err != nil {
 				b.Fatal(err)
 			}
@@ -54,7 +54,7 @@ func coldStart(b *testing.B, s *suite) {
 	buffer := make([]byte, 1)
 	for i := range b.N {
 		b.StopTimer()
-		box, err := s.driver.Create(b.Context(), "bench-"+strconv.Itoa(i))
+		box, err := s.driver.Create(b.Context(), "bench-"+strconv.Itoa(i), sandbox.Template{})
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -22,14 +22,14 @@ import (
 func lifecycle(t *testing.T, s *suite) {
 	t.Run("names", func(t *testing.T) {
 		for _, name := range []string{"", ".", "..", "a/b", "../a", strings.Repeat("a", 300)} {
-			if _, err := s.driver.Create(t.Context(), name); err == nil {
+			if _, err := s.driver.Create(t.Context(), name, sandbox.Template{}); err == nil {
 				t.Errorf("the name %q was accepted", name)
 			}
 		}
 	})
 	t.Run("a name is taken while its sandbox lives", func(t *testing.T) {
 		box := s.sandboxOf(t, s.driver, "twice", nil)
-		if _, err := s.driver.Create(t.Context(), "twice"); err == nil {
+		if _, err := s.driver.Create(t.Context(), "twice", sandbox.Template{}); err == nil {
 			t.Error("a second sandbox of the same name was made")
 		}
 		if err := box.Destroy(t.Context()); err != nil {
@@ -75,7 +75,7 @@ func specialiseRefuses(t *testing.T, s *suite) {
 		"relative target": func(spec *sandbox.Spec) { spec.Mounts = []sandbox.Mount{{Source: "/tmp", Target: "opt"}} },
 		"the root":        func(spec *sandbox.Spec) { spec.Mounts = []sandbox.Mount{{Source: "/tmp", Target: "/opt/.."}} },
 	} {
-		box, err := s.driver.Create(t.Context(), s.name())
+		box, err := s.driver.Create(t.Context(), s.name(), sandbox.Template{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -114,7 +114,7 @@ func manyAtOnce(t *testing.T, s *suite, n int) {
 	var group sync.WaitGroup
 	for i := range n {
 		group.Go(func() {
-			boxes[i], failures[i] = s.driver.Create(t.Context(), "many-"+strconv.Itoa(i))
+			boxes[i], failures[i] = s.driver.Create(t.Context(), "many-"+strconv.Itoa(i), sandbox.Template{})
 			if failures[i] == nil {
 				failures[i] = boxes[i].Specialise(t.Context(), s.specification())
 			}
@@ -365,7 +365,7 @@ func destroy(t *testing.T, s *suite) {
 }
 
 func destroyIn(t *testing.T, s *suite, state string) {
-	box, err := s.driver.Create(t.Context(), s.name())
+	box, err := s.driver.Create(t.Context(), s.name(), sandbox.Template{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,6 +8,8 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+
+	"lambent/sandbox"
 	"time"
 )
 
@@ -26,11 +28,11 @@ func Victim(t *testing.T, h Harness) {
 	}
 	s := &suite{Harness: h, code: os.Getenv(victimCode), stateDir: stateDir}
 	driver := s.open(t, stateDir)
-	if _, err := driver.Create(t.Context(), "ready"); err != nil {
+	if _, err := driver.Create(t.Context(), "ready", sandbox.Template{}); err != nil {
 		t.Fatal(err)
 	}
 	for _, state := range []string{"running", "frozen", "bombed"} {
-		box, err := driver.Create(t.Context(), state)
+		box, err := driver.Create(t.Context(), state, sandbox.Template{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -66,7 +68,7 @@ func recovery(t *testing.T, s *suite) {
 		if left := withoutOwn(s.Leftovers(stateDir)); len(left) > 0 {
 			t.Errorf("after Recover there are left: %s", strings.Join(left, ", "))
 		}
-		box, err := driver.Create(t.Context(), "running") // the names are free again
+		box, err := driver.Create(t.Context(), "running", sandbox.Template{}) // the names are free again
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -88,7 +90,7 @@ func recovery(t *testing.T, s *suite) {
 	t.Run("create after close", func(t *testing.T) {
 		driver := s.open(t, stateDir)
 		s.closeClean(t, driver, stateDir)
-		if _, err := driver.Create(t.Context(), "late"); err == nil {
+		if _, err := driver.Create(t.Context(), "late", sandbox.Template{}); err == nil {
 			t.Error("a closed driver made a sandbox")
 		}
 		if err := driver.Close(); err != nil {
@@ -98,7 +100,7 @@ func recovery(t *testing.T, s *suite) {
 	t.Run("close with living sandboxes", func(t *testing.T) {
 		driver := s.open(t, stateDir)
 		for _, name := range []string{"a", "b", "c"} {
-			if _, err := driver.Create(context.Background(), name); err != nil {
+			if _, err := driver.Create(context.Background(), name, sandbox.Template{}); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -147,7 +147,7 @@ func (s *suite) sandbox(t testing.TB, change func(*sandbox.Spec)) sandbox.Sandbo
 
 func (s *suite) sandboxOf(t testing.TB, driver sandbox.Driver, name string, change func(*sandbox.Spec)) sandbox.Sandbox {
 	t.Helper()
-	box, err := driver.Create(t.Context(), name)
+	box, err := driver.Create(t.Context(), name, sandbox.Template{})
 	if err != nil {
 		t.Fatalf("create: %v", err)
 	}
