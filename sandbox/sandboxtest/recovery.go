@@ -8,9 +8,9 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 
 	"lambent/sandbox"
-	"time"
 )
 
 // The variables that turn the victim's test on.
