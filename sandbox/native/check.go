@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"lambent/sandbox/cgroup"
 	"lambent/sandbox/native/initproc"
 )
 
@@ -47,13 +48,12 @@ func Check() []string {
 	if text, err := os.ReadFile("/proc/sys/user/max_user_namespaces"); err == nil && strings.TrimSpace(string(text)) == "0" {
 		missing = append(missing, "user namespaces are switched off: set sysctl user.max_user_namespaces to 10000 or more")
 	}
-	_, controllers, err := findHierarchy()
+	_, controllers, err := cgroup.Find()
 	if err != nil {
 		missing = append(missing, "the cgroups cannot be read: "+err.Error())
 	}
 	if len(controllers) > 0 {
-		missing = append(missing, "no cgroup controller for "+strings.Join(controllers, ", ")+
-			": mount cgroup2 at /sys/fs/cgroup, or start lambent as a service with Delegate=yes")
+		missing = append(missing, (&cgroup.MissingError{Controllers: controllers}).Error())
 	}
 	return missing
 }

@@ -17,6 +17,9 @@ import (
 	"github.com/elastic/go-seccomp-bpf/arch"
 
 	"lambent/sandbox"
+	"lambent/sandbox/cgroup"
+	"lambent/sandbox/ephemeral"
+	"lambent/sandbox/identity"
 	"lambent/sandbox/native/initbin"
 )
 
@@ -46,14 +49,14 @@ type Driver struct {
 	executable *os.File // the init
 	filter     string   // the system call filter
 	masks      []string
-	cgroups    hierarchy
-	ids        *identities
+	cgroups    *cgroup.Tree
+	ids        *identity.Block
 	mounts     *mounts
 
 	spawnMu sync.Mutex
 	spawner *spawner
 
-	findCgroups func() (hierarchy, []string, error)
+	findCgroups func() (cgroup.Hierarchy, []string, error)
 
 	mu       sync.Mutex
 	closed   bool
@@ -66,16 +69,16 @@ type Driver struct {
 func Open(options Options) (*Driver, error) {
 	missing := Check()
 	if !options.TmpInMemory {
-		missing = append(missing, checkTmp()...)
+		missing = append(missing, ephemeral.Check()...)
 	}
 	if len(missing) > 0 {
 		return nil, &MissingError{Missing: missing}
 	}
-	return openWith(options, findHierarchy)
+	return openWith(options, cgroup.Find)
 }
 
 // openWith opens a driver on the cgroups that find returns.
-func openWith(options Options, find func() (hierarchy, []string, error)) (*Driver, error) {
+func openWith(options Options, find func() (cgroup.Hierarchy, []string, error)) (*Driver, error) {
 	if options.IdentityDir == "" {
 		options.IdentityDir = "/run/lambent/ids"
 	}
@@ -97,7 +100,7 @@ func (d *Driver) open() (err error) {
 	if err := os.MkdirAll(d.rootDirectory(), 0o700); err != nil {
 		return fmt.Errorf("make the state directory: %w", err)
 	}
-	d.lock, err = lockFile(filepath.Join(d.options.StateDir, "lock"))
+	d.lock, err = identity.LockFile(filepath.Join(d.options.StateDir, "lock"))
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		return fmt.Errorf("the sandbox directory %s is in use by another process", d.options.StateDir)
 	}
@@ -119,7 +122,7 @@ func (d *Driver) open() (err error) {
 	if d.executable, err = initExecutable(initbin.Binary()); err != nil {
 		return err
 	}
-	if d.ids, err = takeBlock(d.options.IdentityDir); err != nil {
+	if d.ids, err = identity.Open(d.options.IdentityDir); err != nil {
 		return err
 	}
 	if err := d.noteBlock(); err != nil {
@@ -128,7 +131,7 @@ func (d *Driver) open() (err error) {
 	if d.mounts, err = openMounts(d.rootDirectory(), d.options.Base); err != nil {
 		return err
 	}
-	if err := d.openCgroups(); err != nil {
+	if d.cgroups, err = cgroup.OpenTree(d.options.StateDir, d.findCgroups, d.logger); err != nil {
 		return err
 	}
 	d.spawner, err = startSpawner(d.executable)
@@ -137,7 +140,7 @@ func (d *Driver) open() (err error) {
 
 // noteBlock writes the first user ID of the driver's block to the state directory, for people who wonder whose a process is.
 func (d *Driver) noteBlock() error {
-	text := strconv.FormatUint(uint64(d.ids.first), 10) + "\n"
+	text := strconv.FormatUint(uint64(d.ids.First()), 10) + "\n"
 	if err := os.WriteFile(filepath.Join(d.options.StateDir, "block"), []byte(text), 0o600); err != nil {
 		return fmt.Errorf("note the user IDs: %w", err)
 	}
@@ -158,13 +161,13 @@ func (d *Driver) release() error {
 	if d.mounts != nil {
 		d.mounts.close()
 	}
-	if d.cgroups.directories() != nil {
+	if d.cgroups != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), destroyTimeout)
 		defer cancel()
-		all = append(all, d.removeCgroups(ctx))
+		all = append(all, d.cgroups.Close(ctx))
 	}
 	if d.ids != nil {
-		all = append(all, d.ids.close())
+		all = append(all, d.ids.Close())
 	}
 	for _, file := range []*os.File{d.executable, d.lock} {
 		if file != nil {
@@ -253,6 +256,21 @@ func (d *Driver) forget(id string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	delete(d.all, id)
+}
+
+// Recover implements sandbox.Driver. All that outlives a killed driver is processes and cgroups: mounts are in namespaces that
+// end with their processes.
+func (d *Driver) Recover(ctx context.Context) error {
+	d.mu.Lock()
+	living := len(d.all)
+	d.mu.Unlock()
+	if living > 0 {
+		return errors.New("recover: sandboxes have been created already")
+	}
+	if err := d.cgroups.Recover(ctx); err != nil {
+		return fmt.Errorf("recover: %w", err)
+	}
+	return nil
 }
 
 // Close destroys all sandboxes and releases the driver's own resources. Create fails from then on.

@@ -4,7 +4,6 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -12,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"lambent/sandbox"
+	"lambent/sandbox/identity"
 )
 
 // openShell opens a driver whose sandboxes have a shell that needs no more than /usr.
@@ -165,18 +165,15 @@ func TestSandboxesDoNotShareIDs(t *testing.T) {
 	for _, id := range []string{"a", "b"} {
 		box := shellSandbox(t, d, id)
 		startShell(t, box, "sleep 1000")
-		processes, err := readNumbers(filepath.Join(box.cgroup.function.v1["pids"], "cgroup.procs"))
-		if box.cgroup.function.limits {
-			processes, err = readNumbers(filepath.Join(box.cgroup.function.v2, "cgroup.procs"))
-		}
+		processes, err := box.group.Processes()
 		if err != nil || len(processes) == 0 {
 			t.Fatalf("processes are %v, %v", processes, err)
 		}
 		var stat unix.Stat_t
-		if err := unix.Stat("/proc/"+strconv.FormatInt(processes[0], 10), &stat); err != nil {
+		if err := unix.Stat("/proc/"+strconv.Itoa(processes[0]), &stat); err != nil {
 			t.Fatal(err)
 		}
-		if stat.Uid < firstID || owners[stat.Uid] {
+		if stat.Uid < identity.First || owners[stat.Uid] {
 			t.Errorf("the user on the host is %d", stat.Uid)
 		}
 		owners[stat.Uid] = true

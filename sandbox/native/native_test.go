@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
@@ -12,6 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"lambent/sandbox"
+	"lambent/sandbox/cgroup"
+	"lambent/sandbox/identity"
 	"lambent/sandbox/sandboxtest"
 )
 
@@ -31,7 +32,7 @@ func needHost(t testing.TB) {
 	}
 }
 
-func harness(victim string, find func() (hierarchy, []string, error)) sandboxtest.Harness {
+func harness(victim string, find func() (cgroup.Hierarchy, []string, error)) sandboxtest.Harness {
 	return sandboxtest.Harness{
 		Open:       func(stateDir string) (sandbox.Driver, error) { return openWith(Options{StateDir: stateDir}, find) },
 		Leftovers:  leftovers,
@@ -41,45 +42,30 @@ func harness(victim string, find func() (hierarchy, []string, error)) sandboxtes
 
 func TestConformance(t *testing.T) {
 	needHost(t)
-	sandboxtest.Run(t, harness("TestVictim", findHierarchy))
+	sandboxtest.Run(t, harness("TestVictim", cgroup.Find))
 }
 
-func TestVictim(t *testing.T) { sandboxtest.Victim(t, harness("", findHierarchy)) }
+func TestVictim(t *testing.T) { sandboxtest.Victim(t, harness("", cgroup.Find)) }
 
 // TestConformanceV1 runs the suite as on a host that has no unified tree.
 func TestConformanceV1(t *testing.T) {
 	needHost(t)
-	if _, missing, _ := findV1(); len(missing) > 0 {
+	if _, missing, _ := cgroup.FindV1(); len(missing) > 0 {
 		t.Skipf("this host has no v1 controllers for %v", missing)
 	}
-	sandboxtest.Run(t, harness("TestVictimV1", findV1))
+	sandboxtest.Run(t, harness("TestVictimV1", cgroup.FindV1))
 }
 
-func TestVictimV1(t *testing.T) { sandboxtest.Victim(t, harness("", findV1)) }
-
-// findV1 finds the host's cgroups without the unified tree.
-func findV1() (hierarchy, []string, error) {
-	mountinfo, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return hierarchy{}, nil, err
-	}
-	own, err := os.ReadFile("/proc/self/cgroup")
-	if err != nil {
-		return hierarchy{}, nil, err
-	}
-	mounts := slices.DeleteFunc(parseCgroupMounts(string(mountinfo)), func(m cgroupMount) bool { return m.controllers == nil })
-	h, missing := chooseHierarchy(mounts, parseOwnCgroups(string(own)), nil)
-	return h, missing, nil
-}
+func TestVictimV1(t *testing.T) { sandboxtest.Victim(t, harness("", cgroup.FindV1)) }
 
 // leftovers lists the processes, cgroups, mounts and loop devices that exist because of a state directory.
 func leftovers(stateDir string) []string {
 	var left []string
 	filepath.WalkDir("/sys/fs/cgroup", func(path string, entry os.DirEntry, err error) error {
-		if err != nil || !entry.IsDir() || !strings.Contains(path, stateName(stateDir)) {
+		if err != nil || !entry.IsDir() || !strings.Contains(path, cgroup.Name(stateDir)) {
 			return nil //nolint:nilerr // cgroups of others come and go during the walk
 		}
-		if filepath.Base(path) == stateName(stateDir) {
+		if filepath.Base(path) == cgroup.Name(stateDir) {
 			left = append(left, sandboxtest.OwnMark+"cgroup "+path)
 		} else {
 			left = append(left, "cgroup "+path)
@@ -113,7 +99,7 @@ func inits(stateDir string) []string {
 	processes, _ := filepath.Glob("/proc/[0-9]*")
 	for _, path := range processes {
 		var stat unix.Stat_t
-		if unix.Stat(path, &stat) == nil && stat.Uid >= first && stat.Uid < first+blockIDs && !ended(path) {
+		if unix.Stat(path, &stat) == nil && stat.Uid >= first && stat.Uid < first+identity.BlockIDs && !ended(path) {
 			left = append(left, "process "+path)
 		}
 	}
@@ -128,5 +114,5 @@ func ended(process string) bool {
 
 func BenchmarkDriver(b *testing.B) {
 	needHost(b)
-	sandboxtest.Bench(b, harness("", findHierarchy))
+	sandboxtest.Bench(b, harness("", cgroup.Find))
 }

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"lambent/sandbox"
+	"lambent/sandbox/identity"
 	"lambent/sandbox/native/wire"
 )
 
@@ -43,7 +44,7 @@ func (s *Sandbox) prepareOn(conn *net.UnixConn, inside *os.File) (*starter, erro
 	if err := askSender(conn); err != nil {
 		return nil, err
 	}
-	unified, tasks, err := s.cgroup.openEntries()
+	unified, tasks, err := s.group.OpenEntries()
 	if err != nil {
 		return nil, err
 	}
@@ -72,7 +73,7 @@ func (s *Sandbox) prepareOn(conn *net.UnixConn, inside *os.File) (*starter, erro
 	if err := os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", hello.pid), []byte("1000"), 0); err != nil {
 		return nil, err
 	}
-	err = sendMessage(conn, descriptors(tasks), wire.Confine, strconv.Itoa(functionUID), strconv.Itoa(functionGID), s.driver.filter)
+	err = sendMessage(conn, descriptors(tasks), wire.Confine, strconv.Itoa(identity.FunctionUID), strconv.Itoa(identity.FunctionGID), s.driver.filter)
 	if err != nil {
 		return nil, err
 	}
@@ -156,7 +157,7 @@ func (s *Sandbox) exited(e exit) {
 		return
 	}
 	result := sandbox.Exit{Code: e.code, Signal: e.signal}
-	if kills, err := oomKills(s.cgroup.function); err == nil {
+	if kills, err := s.group.OOMKills(); err == nil {
 		result.OOMKilled = kills > p.oomKills
 	}
 	p.finish(result)
@@ -188,7 +189,7 @@ func (s *Sandbox) startSpare(cmd sandbox.Command) (*process, error) {
 		}
 	}
 	defer ready.close()
-	kills, err := oomKills(s.cgroup.function)
+	kills, err := s.group.OOMKills()
 	if err != nil {
 		return nil, err
 	}
@@ -198,7 +199,7 @@ func (s *Sandbox) startSpare(cmd sandbox.Command) (*process, error) {
 	}
 	defer writer.Close()
 	// The function opens /dev/stdout and the like anew, so the pipe must be its own.
-	if err := writer.Chown(int(s.firstID)+functionUID, int(s.firstID)+functionGID); err != nil {
+	if err := writer.Chown(int(s.firstID)+identity.FunctionUID, int(s.firstID)+identity.FunctionGID); err != nil {
 		reader.Close()
 		return nil, err
 	}
@@ -248,4 +249,24 @@ func (s *Sandbox) execute(ready *starter, cmd sandbox.Command, output *os.File) 
 		return failure(answer.parts)
 	}
 	return err
+}
+
+// closeFiles closes those of the files that are not nil.
+func closeFiles(files []*os.File) {
+	for _, file := range files {
+		if file != nil {
+			file.Close()
+		}
+	}
+}
+
+// descriptors returns the files' numbers, which are valid as long as the files are open.
+func descriptors(files []*os.File) []int {
+	var fds []int
+	for _, file := range files {
+		if file != nil {
+			fds = append(fds, int(file.Fd()))
+		}
+	}
+	return fds
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"path/filepath"
 	"strconv"
 	"sync"
 	"time"
@@ -14,6 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"lambent/sandbox"
+	"lambent/sandbox/cgroup"
+	"lambent/sandbox/ephemeral"
+	"lambent/sandbox/identity"
 	"lambent/sandbox/native/wire"
 )
 
@@ -38,7 +40,7 @@ type Sandbox struct {
 
 	// Set by create, and not changed until end.
 	firstID  uint32
-	cgroup   *cgroup
+	group    *cgroup.Group
 	init     *initHandle
 	initGone chan struct{}
 	control  *control
@@ -50,7 +52,7 @@ type Sandbox struct {
 
 	mu        sync.Mutex
 	processes map[int]*process // by process ID inside
-	tmp       *tmpFile
+	tmp       *ephemeral.FS
 	lost      bool          // the init is gone: nothing new runs
 	baseCPU   time.Duration // used before Specialise
 	ending    chan struct{} // closed when Destroy is done; nil: not begun
@@ -61,16 +63,19 @@ type Sandbox struct {
 func (s *Sandbox) create(ctx context.Context) (err error) {
 	s.processes = map[int]*process{}
 	s.descriptors = readyDescriptors
-	if s.firstID, err = s.driver.ids.take(); err != nil {
+	if s.firstID, err = s.driver.ids.Take(); err != nil {
 		return err
 	}
-	if s.cgroup, err = makeCgroup(s.driver.cgroups.below(s.id)); err != nil {
+	if s.group, err = s.driver.cgroups.Make(s.id); err != nil {
+		return err
+	}
+	if err := s.group.LimitDevices(); err != nil {
 		return err
 	}
 	if err := s.limit(readyMemoryMiB<<20, readyProcesses, readyVCPU); err != nil {
 		return err
 	}
-	if err := s.cgroup.admit(s.firstID); err != nil {
+	if err := s.group.Admit(s.firstID); err != nil {
 		return err
 	}
 	if err := s.startInit(); err != nil {
@@ -96,12 +101,12 @@ func (s *Sandbox) startInit() error {
 		return err
 	}
 	defer inside.Close()
-	var group *os.File
-	if s.cgroup.whole.v2 != "" {
-		if group, err = os.Open(filepath.Join(s.cgroup.whole.v2, "init")); err != nil {
-			conn.Close()
-			return fmt.Errorf("open cgroup: %w", err)
-		}
+	group, err := s.group.InitDirectory()
+	if err != nil {
+		conn.Close()
+		return err
+	}
+	if group != nil {
 		defer group.Close()
 	}
 	if s.init, err = s.driver.spawnInit(s.firstID, inside, group); err != nil {
@@ -111,7 +116,7 @@ func (s *Sandbox) startInit() error {
 	s.initGone = make(chan struct{})
 	go s.awaitInit()
 	s.control = newControl(conn, s.exited)
-	return s.cgroup.addInit(s.init.pid)
+	return s.group.AddInit(s.init.pid)
 }
 
 // awaitInit waits for the init's end, and ends the processes that ended with it.
@@ -160,12 +165,11 @@ func (s *Sandbox) setUp() error {
 
 // limit sets the limits of the function's processes.
 func (s *Sandbox) limit(memoryBytes int64, processes int, vcpu float64) error {
-	group := s.cgroup.function
-	return errors.Join(apply(group.memoryLimits(memoryBytes)), apply(group.processLimits(processes)), apply(group.cpuLimits(vcpu)))
+	return errors.Join(s.group.SetMemory(memoryBytes), s.group.SetProcesses(processes), s.group.SetVCPU(vcpu))
 }
 
 // SetVCPU implements sandbox.Sandbox.
-func (s *Sandbox) SetVCPU(vcpu float64) error { return apply(s.cgroup.function.cpuLimits(vcpu)) }
+func (s *Sandbox) SetVCPU(vcpu float64) error { return s.group.SetVCPU(vcpu) }
 
 // Specialise implements sandbox.Sandbox.
 func (s *Sandbox) Specialise(_ context.Context, spec sandbox.Spec) error {
@@ -188,10 +192,10 @@ func (s *Sandbox) Specialise(_ context.Context, spec sandbox.Spec) error {
 	if err := s.mount(spec); err != nil {
 		return fmt.Errorf("specialise sandbox: %w", err)
 	}
-	if err := s.cgroup.resetPeak(); err != nil {
+	if err := s.group.ResetPeak(); err != nil {
 		return fmt.Errorf("specialise sandbox: %w", err)
 	}
-	used, err := s.cgroup.usage()
+	used, err := s.group.Usage()
 	if err != nil {
 		return fmt.Errorf("specialise sandbox: %w", err)
 	}
@@ -221,17 +225,18 @@ func (s *Sandbox) mount(spec sandbox.Spec) error {
 
 // giveTmp mounts a new /tmp, in the place of the one there is if replace is set.
 func (s *Sandbox) giveTmp(sizeMiB int, replace bool) error {
-	tmp, err := s.driver.makeTmp(sizeMiB, s.firstID)
+	tmp, err := ephemeral.Make(ephemeral.Options{Dir: s.driver.options.StateDir, InMemory: s.driver.options.TmpInMemory,
+		SizeMiB: sizeMiB, UID: s.firstID + identity.FunctionUID, GID: s.firstID + identity.FunctionGID})
 	if err != nil {
 		return err
 	}
-	defer tmp.handedOver()
+	defer tmp.HandedOver()
 	parts := []string{wire.Mount, "/tmp"}
 	if replace {
 		parts = []string{wire.Mount, wire.Replace, "/tmp"}
 	}
-	if _, err := s.control.ask([]int{tmp.tree}, parts...); err != nil {
-		return errors.Join(err, tmp.close())
+	if _, err := s.control.ask([]int{tmp.Tree()}, parts...); err != nil {
+		return errors.Join(err, tmp.Close())
 	}
 	s.mu.Lock()
 	former := s.tmp
@@ -244,21 +249,21 @@ func (s *Sandbox) giveTmp(sizeMiB int, replace bool) error {
 	if former == nil {
 		return nil
 	}
-	return former.close()
+	return former.Close()
 }
 
 // RuntimeAPI implements sandbox.Sandbox.
 func (s *Sandbox) RuntimeAPI() net.Listener { return s.listener }
 
 // Freeze implements sandbox.Sandbox.
-func (s *Sandbox) Freeze() error { return s.cgroup.freezer.set(true) }
+func (s *Sandbox) Freeze() error { return s.group.Freeze() }
 
 // Thaw implements sandbox.Sandbox.
-func (s *Sandbox) Thaw() error { return s.cgroup.freezer.set(false) }
+func (s *Sandbox) Thaw() error { return s.group.Thaw() }
 
 // Usage implements sandbox.Sandbox.
 func (s *Sandbox) Usage() (sandbox.Usage, error) {
-	usage, err := s.cgroup.usage()
+	usage, err := s.group.Usage()
 	if err != nil {
 		return sandbox.Usage{}, fmt.Errorf("read the meters: %w", err)
 	}
@@ -278,13 +283,13 @@ func (s *Sandbox) Kill(context.Context) error {
 		s.spare.close()
 		s.spare = nil
 	}
-	if err := s.cgroup.signalFrozen(); err != nil {
+	if err := s.group.SignalFrozen(); err != nil {
 		return fmt.Errorf("kill: %w", err)
 	}
 	if _, err := s.control.ask(nil, wire.KillAll); err != nil {
 		return fmt.Errorf("kill: %w", err)
 	}
-	if err := s.cgroup.freezer.set(false); err != nil {
+	if err := s.group.Thaw(); err != nil {
 		return fmt.Errorf("kill: %w", err)
 	}
 	return nil
@@ -317,19 +322,19 @@ func (s *Sandbox) end() {
 	tmp := s.tmp
 	s.mu.Unlock()
 	if tmp != nil {
-		s.endErr = errors.Join(s.endErr, tmp.close())
+		s.endErr = errors.Join(s.endErr, tmp.Close())
 	}
-	if s.cgroup != nil {
+	if s.group != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), destroyTimeout)
 		defer cancel()
-		s.endErr = errors.Join(s.endErr, s.cgroup.remove(ctx))
+		s.endErr = errors.Join(s.endErr, s.group.Remove(ctx))
 	}
 	if s.endErr != nil {
 		s.endErr = fmt.Errorf("destroy sandbox: %w", s.endErr)
 		return
 	}
 	if s.firstID != 0 {
-		s.driver.ids.release(s.firstID)
+		s.driver.ids.Release(s.firstID)
 	}
 	s.driver.forget(s.id)
 }
@@ -339,11 +344,11 @@ func (s *Sandbox) endProcesses() error {
 	if s.init == nil {
 		return nil
 	}
-	if err := s.cgroup.signalAll(); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := s.group.SignalAll(); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
 	killErr := s.init.kill()
-	thawErr := s.cgroup.thawForGood()
+	thawErr := s.group.ThawForGood()
 	timer := time.NewTimer(destroyTimeout)
 	defer timer.Stop()
 	select {

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"lambent/sandbox/identity"
 	"lambent/sandbox/native/wire"
 )
 
@@ -54,7 +55,7 @@ func startSpawner(executable *os.File) (*spawner, error) {
 // spawn starts an init with a range of IDs and its end of a control socket, in a cgroup of the unified tree if there is one.
 func (s *spawner) spawn(firstID uint32, inside, cgroup *os.File) (*initHandle, error) {
 	answer, err := s.control.ask(descriptors([]*os.File{inside, cgroup}), wire.Spawn,
-		strconv.FormatUint(uint64(firstID), 10), strconv.Itoa(rangeIDs))
+		strconv.FormatUint(uint64(firstID), 10), strconv.Itoa(identity.RangeIDs))
 	if err != nil {
 		return nil, fmt.Errorf("start the init: %w", err)
 	}

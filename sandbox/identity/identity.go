@@ -1,4 +1,7 @@
-package native
+// Package identity hands out user and group IDs to sandboxes. Every living sandbox of a host has IDs of its own, so that no
+// permission, signal or limit of the kernel ever takes two sandboxes for one. The host's IDs from First on are cut into blocks,
+// one per driver, and a block into ranges, one per sandbox.
+package identity
 
 import (
 	"errors"
@@ -12,26 +15,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Every living sandbox of a host has user and group IDs of its own, so that no permission, signal or limit of the kernel
-// ever takes two sandboxes for one. The host's IDs from firstID on are cut into blocks, one per driver, and a block into
-// ranges, one per sandbox.
+// What is handed out.
 const (
-	firstID     = 0x70000000 // nothing else on Linux hands out IDs from here to 0x7fffffff
-	rangeIDs    = 1024       // IDs of one sandbox: what is inside 0 to 1,023
+	First       = 0x70000000 // nothing else on Linux hands out IDs from here to 0x7fffffff
+	RangeIDs    = 1024       // IDs of one sandbox: what is inside 0 to 1,023
 	blockRanges = 4096       // sandboxes of one driver
-	blockIDs    = rangeIDs * blockRanges
+	BlockIDs    = RangeIDs * blockRanges
 	blocks      = 63
 )
 
-// IDs inside.
+// The function's IDs inside.
 const (
-	functionUID = 993 // sbx_user1051 on Lambda
-	functionGID = 990
+	FunctionUID = 993 // sbx_user1051 on Lambda
+	FunctionGID = 990
 )
 
-// identities hands out the ranges of one block. The block belongs to this process as long as it lives: a lock on a file
+// Block hands out the ranges of one block, and is safe for use by many goroutines. The block belongs to this process as long as it lives: a lock on a file
 // says so to the other drivers of the host.
-type identities struct {
+type Block struct {
 	lock  *os.File
 	first uint32
 
@@ -40,8 +41,8 @@ type identities struct {
 	used [blockRanges]bool
 }
 
-// takeBlock locks a block that no living driver has and whose IDs no process of the host has.
-func takeBlock(directory string) (*identities, error) {
+// Open locks, in a directory that all drivers of the host share, a block that no living driver has and whose IDs no process of the host has.
+func Open(directory string) (*Block, error) {
 	if err := os.MkdirAll(directory, 0o755); err != nil {
 		return nil, fmt.Errorf("take user IDs: %w", err)
 	}
@@ -54,20 +55,20 @@ func takeBlock(directory string) (*identities, error) {
 			continue
 		}
 		path := filepath.Join(directory, strconv.Itoa(block))
-		lock, err := lockFile(path)
+		lock, err := LockFile(path)
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			continue
 		}
 		if err != nil {
 			return nil, fmt.Errorf("take user IDs: %w", err)
 		}
-		return &identities{lock: lock, first: firstID + uint32(block)*blockIDs}, nil
+		return &Block{lock: lock, first: First + uint32(block)*BlockIDs}, nil
 	}
 	return nil, fmt.Errorf("take user IDs: all %d blocks of %d sandboxes are taken on this host", blocks, blockRanges)
 }
 
-// lockFile creates a file and locks it; EWOULDBLOCK when another process has it.
-func lockFile(path string) (*os.File, error) {
+// LockFile creates a file and locks it; EWOULDBLOCK when another process has it.
+func LockFile(path string) (*os.File, error) {
 	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, err
@@ -91,15 +92,18 @@ func busyBlocks(proc string) (map[int]bool, error) {
 			continue
 		}
 		var stat unix.Stat_t
-		if unix.Stat(filepath.Join(proc, entry.Name()), &stat) == nil && stat.Uid >= firstID {
-			busy[int(stat.Uid-firstID)/blockIDs] = true
+		if unix.Stat(filepath.Join(proc, entry.Name()), &stat) == nil && stat.Uid >= First {
+			busy[int(stat.Uid-First)/BlockIDs] = true
 		}
 	}
 	return busy, nil
 }
 
-// take returns the first ID of a range that no sandbox has.
-func (i *identities) take() (uint32, error) {
+// First returns the first ID of the block.
+func (i *Block) First() uint32 { return i.first }
+
+// Take returns the first ID of a range that no sandbox has.
+func (i *Block) Take() (uint32, error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	for range blockRanges {
@@ -107,18 +111,18 @@ func (i *identities) take() (uint32, error) {
 		i.next = (i.next + 1) % blockRanges
 		if !i.used[slot] {
 			i.used[slot] = true
-			return i.first + uint32(slot)*rangeIDs, nil
+			return i.first + uint32(slot)*RangeIDs, nil
 		}
 	}
 	return 0, fmt.Errorf("all %d user ID ranges are in use", blockRanges)
 }
 
-// release gives a range back.
-func (i *identities) release(first uint32) {
+// Release gives a range back.
+func (i *Block) Release(first uint32) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.used[(first-i.first)/rangeIDs] = false
+	i.used[(first-i.first)/RangeIDs] = false
 }
 
-// close gives the block back. The file stays: its name is the block's number.
-func (i *identities) close() error { return i.lock.Close() }
+// Close gives the block back. The file stays: its name is the block's number.
+func (i *Block) Close() error { return i.lock.Close() }

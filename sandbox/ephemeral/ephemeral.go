@@ -1,4 +1,9 @@
-package native
+// Package ephemeral makes the file systems for sandboxes' /tmp.
+//
+// Each is an ext4 file system of its own on a loop device, in a file that has no name any more. So its size and its number of
+// files are enforced by the kernel, filling it gives ENOSPC, it is not part of the function's memory (its cache is, and is given
+// back under pressure), and it is gone when the last process that has it mounted is, whatever happens to the driver.
+package ephemeral
 
 import (
 	"errors"
@@ -11,13 +16,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"lambent/sandbox/native/ext4"
+	"lambent/sandbox/ephemeral/ext4"
 )
-
-// A sandbox's /tmp is an ext4 file system of its own on a loop device, in a file that has no name any more. So its size and
-// its number of files are enforced by the kernel, filling it gives ENOSPC, it is not part of the function's memory (its
-// cache is, and is given back under pressure), and it is gone when the last process that has it mounted is, whatever
-// happens to the driver.
 
 // shutdownRequest is EXT4_IOC_SHUTDOWN, and shutdownNow its argument that writes nothing more.
 const (
@@ -28,25 +28,39 @@ const (
 // loopAttempts bounds how often another process may be faster in taking a free loop device.
 const loopAttempts = 100
 
-// tmpFile is the file system for one /tmp.
-type tmpFile struct {
-	sizeMiB int
-	tree    int      // the mount, for the init to move; -1 when it was handed over
+// Options say what a file system is to be like. All but InMemory are required.
+type Options struct {
+	Dir      string // holds the file, which has no name
+	InMemory bool   // a tmpfs instead, for hosts without loop devices
+	SizeMiB  int
+	UID, GID uint32 // of the root directory's owner
+}
+
+// FS is the file system for one /tmp. It belongs to one goroutine.
+type FS struct {
+	SizeMiB int
+	tree    int      // the mount, for somebody to move; -1 when it was handed over
 	root    *os.File // its root directory, for shutdown; nil in memory
 }
 
-// makeTmp makes an empty /tmp for the function of a sandbox.
-func (d *Driver) makeTmp(sizeMiB int, firstID uint32) (*tmpFile, error) {
-	if d.options.TmpInMemory {
-		tree, err := memoryTmp(sizeMiB, firstID)
-		return &tmpFile{sizeMiB: sizeMiB, tree: tree}, err
+// Tree returns the mount, which is mounted nowhere, as a descriptor for move_mount. HandedOver closes it.
+func (t *FS) Tree() int { return t.tree }
+
+// Make makes an empty file system.
+func Make(o Options) (*FS, error) {
+	if o.InMemory {
+		tree, err := memoryTmp(o)
+		if err != nil {
+			return nil, err
+		}
+		return &FS{SizeMiB: o.SizeMiB, tree: tree}, nil
 	}
-	file, err := os.OpenFile(d.options.StateDir, unix.O_TMPFILE|os.O_RDWR, 0o600)
+	file, err := os.OpenFile(o.Dir, unix.O_TMPFILE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("make /tmp: %w", err)
 	}
 	defer file.Close()
-	layout := ext4.Layout{CapacityMiB: sizeMiB, UID: firstID + functionUID, GID: firstID + functionGID}
+	layout := ext4.Layout{CapacityMiB: o.SizeMiB, UID: o.UID, GID: o.GID}
 	if err := ext4.Format(file, layout); err != nil {
 		return nil, fmt.Errorf("make /tmp: %w", err)
 	}
@@ -64,7 +78,7 @@ func (d *Driver) makeTmp(sizeMiB int, firstID uint32) (*tmpFile, error) {
 		unix.Close(tree)
 		return nil, fmt.Errorf("make /tmp: %w", err)
 	}
-	return &tmpFile{sizeMiB: sizeMiB, tree: tree, root: os.NewFile(uintptr(root), "tmp")}, nil
+	return &FS{SizeMiB: o.SizeMiB, tree: tree, root: os.NewFile(uintptr(root), "tmp")}, nil
 }
 
 // attachLoop puts a file behind a free loop device, which is free again when its last user has closed it.
@@ -124,7 +138,7 @@ func mountTmp(device string) (int, error) {
 }
 
 // memoryTmp makes a file system in memory, mounted at no place yet.
-func memoryTmp(sizeMiB int, firstID uint32) (int, error) {
+func memoryTmp(o Options) (int, error) {
 	context, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return -1, fmt.Errorf("make /tmp: %w", err)
@@ -132,11 +146,11 @@ func memoryTmp(sizeMiB int, firstID uint32) (int, error) {
 	defer unix.Close(context)
 	for _, option := range [][2]string{
 		{"source", "tmp"},
-		{"size", fmt.Sprintf("%dm", sizeMiB)},
-		{"nr_inodes", strconv.Itoa(sizeMiB * ext4.InodesPerMiB)},
+		{"size", fmt.Sprintf("%dm", o.SizeMiB)},
+		{"nr_inodes", strconv.Itoa(o.SizeMiB * ext4.InodesPerMiB)},
 		{"mode", "0700"},
-		{"uid", strconv.FormatUint(uint64(firstID+functionUID), 10)},
-		{"gid", strconv.FormatUint(uint64(firstID+functionGID), 10)},
+		{"uid", strconv.FormatUint(uint64(o.UID), 10)},
+		{"gid", strconv.FormatUint(uint64(o.GID), 10)},
 	} {
 		if err := unix.FsconfigSetString(context, option[0], option[1]); err != nil {
 			return -1, fmt.Errorf("make /tmp: %s: %w", option[0], err)
@@ -152,17 +166,17 @@ func memoryTmp(sizeMiB int, firstID uint32) (int, error) {
 	return tree, nil
 }
 
-// handedOver closes the driver's own hold on the mount.
-func (t *tmpFile) handedOver() {
+// HandedOver closes the driver's own hold on the mount.
+func (t *FS) HandedOver() {
 	if t.tree >= 0 {
 		unix.Close(t.tree)
 		t.tree = -1
 	}
 }
 
-// close lets go of the file system. What the function wrote and the kernel has not yet written to the disk never will be.
-func (t *tmpFile) close() error {
-	t.handedOver()
+// Close lets go of the file system. What the function wrote and the kernel has not yet written to the disk never will be.
+func (t *FS) Close() error {
+	t.HandedOver()
 	if t.root == nil {
 		return nil
 	}
@@ -173,8 +187,8 @@ func (t *tmpFile) close() error {
 	return nil
 }
 
-// checkTmp says what the host lacks for /tmp on a loop device.
-func checkTmp() []string {
+// Check says what the host lacks for /tmp on a loop device.
+func Check() []string {
 	var missing []string
 	if _, err := os.Stat("/dev/loop-control"); err != nil {
 		missing = append(missing, "there are no loop devices (/dev/loop-control): load the module loop, or keep /tmp in memory")

@@ -1,4 +1,4 @@
-package native
+package cgroup
 
 import (
 	"errors"
@@ -27,13 +27,13 @@ type freezer struct {
 }
 
 // openFreezer opens the control files of a cgroup.
-func openFreezer(function hierarchy) (*freezer, error) {
-	f := &freezer{v2: function.v2 != ""}
-	path := filepath.Join(function.v1["freezer"], "freezer.state")
+func openFreezer(function Hierarchy) (*freezer, error) {
+	f := &freezer{v2: function.V2 != ""}
+	path := filepath.Join(function.V1["freezer"], "freezer.state")
 	var err error
 	if f.v2 {
-		path = filepath.Join(function.v2, "cgroup.freeze")
-		if f.events, err = os.Open(filepath.Join(function.v2, "cgroup.events")); err != nil {
+		path = filepath.Join(function.V2, "cgroup.freeze")
+		if f.events, err = os.Open(filepath.Join(function.V2, "cgroup.events")); err != nil {
 			return nil, fmt.Errorf("open freezer: %w", err)
 		}
 	}

@@ -1,4 +1,4 @@
-package native
+package cgroup
 
 import (
 	"bufio"
@@ -11,15 +11,15 @@ import (
 	"strings"
 )
 
-// hierarchy says where the cgroups of a driver are: one directory per controller with v1, one in all with v2. Hosts in
+// Hierarchy says where the cgroups of a driver are: one directory per controller with v1, one in all with v2. Hosts in
 // hybrid mode have both; then v1 limits and v2 freezes and kills, because v2 does that twenty times faster.
-type hierarchy struct {
-	// v1 maps a controller to the driver's directory in its tree. Controllers that are mounted together share one.
-	v1 map[string]string
-	// v2 is the driver's directory in the unified tree, empty where none is mounted.
-	v2 string
-	// limits is true when the unified tree carries the controllers, and v1 is empty.
-	limits bool
+type Hierarchy struct {
+	// V1 maps a controller to the driver's directory in its tree. Controllers that are mounted together share one.
+	V1 map[string]string
+	// V2 is the driver's directory in the unified tree, empty where none is mounted.
+	V2 string
+	// Limits is true when the unified tree carries the controllers, and V1 is empty.
+	Limits bool
 }
 
 // The controllers that the driver needs. Each list is of alternatives for one purpose.
@@ -82,57 +82,68 @@ func (m cgroupMount) directory(path string) string {
 
 // chooseHierarchy decides from the mounts, the own paths and the controllers of the unified tree's directories which trees
 // to use. v2Controllers reads a directory's list. missing names the controllers that no tree has.
-func chooseHierarchy(mounts []cgroupMount, own map[string]string, v2Controllers func(dir string) []string) (h hierarchy, missing []string) {
-	h.v1 = map[string]string{}
+func chooseHierarchy(mounts []cgroupMount, own map[string]string, v2Controllers func(dir string) []string) (h Hierarchy, missing []string) {
+	h.V1 = map[string]string{}
 	for _, mount := range mounts {
 		if mount.controllers == nil {
-			if h.v2 == "" {
-				h.v2 = mount.directory(strings.TrimSuffix(own[""], "/"+hostLeaf))
+			if h.V2 == "" {
+				h.V2 = mount.directory(strings.TrimSuffix(own[""], "/"+hostLeaf))
 			}
 			continue
 		}
 		for _, controller := range mount.controllers {
-			if _, seen := h.v1[controller]; !seen {
-				h.v1[controller] = mount.directory(own[controller])
+			if _, seen := h.V1[controller]; !seen {
+				h.V1[controller] = mount.directory(own[controller])
 			}
 		}
 	}
-	if h.v2 != "" {
-		offered := v2Controllers(h.v2)
-		h.limits = !slices.ContainsFunc(controllersV2, func(c string) bool { return !slices.Contains(offered, c) })
+	if h.V2 != "" {
+		offered := v2Controllers(h.V2)
+		h.Limits = !slices.ContainsFunc(controllersV2, func(c string) bool { return !slices.Contains(offered, c) })
 	}
-	if h.limits {
-		h.v1 = nil
+	if h.Limits {
+		h.V1 = nil
 		return h, nil
 	}
 	used := map[string]string{}
 	for _, controller := range controllersV1 {
-		if dir, ok := h.v1[controller]; ok {
+		if dir, ok := h.V1[controller]; ok {
 			used[controller] = dir
 		} else {
 			missing = append(missing, controller)
 		}
 	}
-	if dir, ok := h.v1["freezer"]; h.v2 == "" && ok {
+	if dir, ok := h.V1["freezer"]; h.V2 == "" && ok {
 		used["freezer"] = dir
-	} else if h.v2 == "" {
+	} else if h.V2 == "" {
 		missing = append(missing, "freezer")
 	}
-	h.v1 = used
+	h.V1 = used
 	return h, missing
 }
 
-// findHierarchy looks at this host. The directories of the result are the process's own cgroups.
-func findHierarchy() (hierarchy, []string, error) {
+// Find looks at this host. The directories of the result are the process's own cgroups. missing names the controllers that
+// no tree has.
+func Find() (h Hierarchy, missing []string, err error) {
+	return find(func(cgroupMount) bool { return true })
+}
+
+// FindV1 is Find on a host that has no unified tree, or as if it had none.
+func FindV1() (h Hierarchy, missing []string, err error) {
+	return find(func(m cgroupMount) bool { return m.controllers != nil })
+}
+
+func find(wanted func(cgroupMount) bool) (Hierarchy, []string, error) {
 	mountinfo, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
-		return hierarchy{}, nil, err
+		return Hierarchy{}, nil, err
 	}
 	own, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil {
-		return hierarchy{}, nil, err
+		return Hierarchy{}, nil, err
 	}
-	h, missing := chooseHierarchy(parseCgroupMounts(string(mountinfo)), parseOwnCgroups(string(own)), func(dir string) []string {
+	mounts := slices.DeleteFunc(parseCgroupMounts(string(mountinfo)), func(m cgroupMount) bool { return !wanted(m) })
+	h, missing := chooseHierarchy(mounts, parseOwnCgroups(string(own)), func(dir string) []string {
 		text, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
 		if err != nil {
 			return nil
@@ -143,32 +154,32 @@ func findHierarchy() (hierarchy, []string, error) {
 }
 
 // directories returns every directory of the hierarchy once, sorted.
-func (h hierarchy) directories() []string {
+func (h Hierarchy) directories() []string {
 	var dirs []string
-	for _, dir := range h.v1 {
+	for _, dir := range h.V1 {
 		dirs = append(dirs, dir)
 	}
-	if h.v2 != "" {
-		dirs = append(dirs, h.v2)
+	if h.V2 != "" {
+		dirs = append(dirs, h.V2)
 	}
 	slices.Sort(dirs)
 	return slices.Compact(dirs)
 }
 
 // below returns the hierarchy one name further down.
-func (h hierarchy) below(name string) hierarchy {
-	down := hierarchy{v1: map[string]string{}, limits: h.limits}
-	for controller, dir := range h.v1 {
-		down.v1[controller] = filepath.Join(dir, name)
+func (h Hierarchy) below(name string) Hierarchy {
+	down := Hierarchy{V1: map[string]string{}, Limits: h.Limits}
+	for controller, dir := range h.V1 {
+		down.V1[controller] = filepath.Join(dir, name)
 	}
-	if h.v2 != "" {
-		down.v2 = filepath.Join(h.v2, name)
+	if h.V2 != "" {
+		down.V2 = filepath.Join(h.V2, name)
 	}
 	return down
 }
 
 // make creates the directories; those that exist are fine.
-func (h hierarchy) make() error {
+func (h Hierarchy) make() error {
 	for _, dir := range h.directories() {
 		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 			return fmt.Errorf("make cgroup: %w", err)
@@ -179,25 +190,25 @@ func (h hierarchy) make() error {
 
 // delegate lets the children of a v2 cgroup have controllers. A cgroup that has processes of its own cannot give any to its
 // children, so this process moves to a leaf first, when it is alone there.
-func (h hierarchy) delegate(leaf string) error {
-	if !h.limits {
+func (h Hierarchy) delegate(leaf string) error {
+	if !h.Limits {
 		return nil
 	}
 	enable := "+" + strings.Join(controllersV2, " +")
-	control := filepath.Join(h.v2, "cgroup.subtree_control")
+	control := filepath.Join(h.V2, "cgroup.subtree_control")
 	err := writeControl(control, enable)
 	if err == nil || leaf == "" {
 		return err
 	}
-	members, readErr := readNumbers(filepath.Join(h.v2, "cgroup.procs"))
+	members, readErr := readNumbers(filepath.Join(h.V2, "cgroup.procs"))
 	if readErr != nil {
 		return readErr
 	}
 	if !slices.Equal(members, []int64{int64(os.Getpid())}) {
 		return fmt.Errorf("cgroup %s has processes other than this one, so that it cannot give controllers to sandboxes: "+
-			"start lambent as a service with Delegate=yes, or in a cgroup of its own: %w", h.v2, err)
+			"start lambent as a service with Delegate=yes, or in a cgroup of its own: %w", h.V2, err)
 	}
-	home := filepath.Join(h.v2, leaf)
+	home := filepath.Join(h.V2, leaf)
 	if err := os.Mkdir(home, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("make cgroup: %w", err)
 	}

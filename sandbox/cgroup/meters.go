@@ -1,4 +1,4 @@
-package native
+package cgroup
 
 import (
 	"bytes"
@@ -45,15 +45,15 @@ var (
 	}
 )
 
-// usage reads the meters as they stand.
-func (g *cgroup) usage() (sandbox.Usage, error) {
+// Usage reads the meters as they stand.
+func (g *Group) Usage() (sandbox.Usage, error) {
 	g.meters.mu.Lock()
 	defer g.meters.mu.Unlock()
 	if err := g.openMetersLocked(); err != nil {
 		return sandbox.Usage{}, err
 	}
 	kinds, unit := metersV1, time.Nanosecond
-	if g.function.limits {
+	if g.function.Limits {
 		kinds, unit = metersV2, time.Microsecond
 	}
 	var values [len(metersV1)]int64
@@ -70,7 +70,7 @@ func (g *cgroup) usage() (sandbox.Usage, error) {
 		Processes: int(values[3]), OOMKills: values[4]}, nil
 }
 
-func (g *cgroup) openMetersLocked() error {
+func (g *Group) openMetersLocked() error {
 	if g.meters.closed {
 		return fmt.Errorf("cgroup: %w", os.ErrClosed)
 	}
@@ -78,14 +78,14 @@ func (g *cgroup) openMetersLocked() error {
 		return nil
 	}
 	kinds := metersV1
-	if g.function.limits {
+	if g.function.Limits {
 		kinds = metersV2
 	}
 	files := make([]*os.File, len(kinds))
 	for i, kind := range kinds {
-		dir := g.function.v2
-		if !g.function.limits {
-			dir = g.function.v1[kind.controller]
+		dir := g.function.V2
+		if !g.function.Limits {
+			dir = g.function.V1[kind.controller]
 		}
 		f, err := os.Open(filepath.Join(dir, kind.name))
 		if kind.optional && errors.Is(err, fs.ErrNotExist) {

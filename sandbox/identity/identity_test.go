@@ -1,4 +1,4 @@
-package native
+package identity
 
 import (
 	"os"
@@ -12,13 +12,13 @@ import (
 // released is not the next to be taken while others are free.
 func TestRangesAreNotShared(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		ids := &identities{first: firstID}
+		ids := &Block{first: First}
 		held := map[uint32]bool{}
 		var released uint32
 		for _, take := range rapid.SliceOfN(rapid.Bool(), 1, 200).Draw(t, "takes") {
 			if take {
-				first, err := ids.take()
-				if err != nil || held[first] || first < firstID || (first-firstID)%rangeIDs != 0 {
+				first, err := ids.Take()
+				if err != nil || held[first] || first < First || (first-First)%RangeIDs != 0 {
 					t.Fatalf("took %d, %v", first, err)
 				}
 				if first == released && first != 0 {
@@ -28,7 +28,7 @@ func TestRangesAreNotShared(t *testing.T) {
 				continue
 			}
 			for first := range held {
-				ids.release(first)
+				ids.Release(first)
 				delete(held, first)
 				released = first
 				break
@@ -38,23 +38,23 @@ func TestRangesAreNotShared(t *testing.T) {
 }
 
 func TestRangesEnd(t *testing.T) {
-	ids := &identities{first: firstID}
+	ids := &Block{first: First}
 	var last uint32
 	for range blockRanges {
-		first, err := ids.take()
+		first, err := ids.Take()
 		if err != nil {
 			t.Fatal(err)
 		}
 		last = first
 	}
-	if last+rangeIDs > firstID+blockIDs {
+	if last+RangeIDs > First+BlockIDs {
 		t.Errorf("the last range begins at %d, outside of the block", last)
 	}
-	if _, err := ids.take(); err == nil {
+	if _, err := ids.Take(); err == nil {
 		t.Error("one range too many was given out")
 	}
-	ids.release(last)
-	if again, err := ids.take(); err != nil || again != last {
+	ids.Release(last)
+	if again, err := ids.Take(); err != nil || again != last {
 		t.Errorf("took %d, %v instead of %d", again, err, last)
 	}
 }
@@ -62,30 +62,30 @@ func TestRangesEnd(t *testing.T) {
 // TestBlocksAreNotShared opens blocks as several drivers of a host do.
 func TestBlocksAreNotShared(t *testing.T) {
 	directory := t.TempDir()
-	one, err := takeBlock(directory)
+	one, err := Open(directory)
 	if err != nil {
 		t.Fatal(err)
 	}
-	two, err := takeBlock(directory)
+	two, err := Open(directory)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer two.close()
+	defer two.Close()
 	if one.first == two.first {
 		t.Fatalf("both have %d", one.first)
 	}
-	if err := one.close(); err != nil {
+	if err := one.Close(); err != nil {
 		t.Fatal(err)
 	}
-	three, err := takeBlock(directory)
+	three, err := Open(directory)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer three.close()
+	defer three.Close()
 	if three.first != one.first {
 		t.Errorf("a free block was left alone: %d", three.first)
 	}
-	if end := uint64(firstID) + uint64(blocks)*blockIDs; end > 0x7fffffff {
+	if end := uint64(First) + uint64(blocks)*BlockIDs; end > 0x7fffffff {
 		t.Errorf("the IDs go up to %#x", end)
 	}
 }
@@ -95,7 +95,7 @@ func TestBusyBlocks(t *testing.T) {
 		t.Skip("changing owners needs root")
 	}
 	proc := t.TempDir()
-	for name, uid := range map[string]int{"1": 0, "17": firstID + 3*blockIDs + 993, "self": firstID, "18": 1000} {
+	for name, uid := range map[string]int{"1": 0, "17": First + 3*BlockIDs + 993, "self": First, "18": 1000} {
 		path := filepath.Join(proc, name)
 		if err := os.Mkdir(path, 0o755); err != nil {
 			t.Fatal(err)

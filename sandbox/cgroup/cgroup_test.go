@@ -1,4 +1,4 @@
-package native
+package cgroup
 
 import (
 	"os"
@@ -43,20 +43,20 @@ func TestChooseHierarchy(t *testing.T) {
 	for _, test := range []struct {
 		name, mounts, own string
 		v2                []string
-		want              hierarchy
+		want              Hierarchy
 		missing           []string
 	}{
-		{"hybrid", hybridMounts + unifiedBeside, hybridOwn, nil, hierarchy{v1: hybrid, v2: "/sys/fs/cgroup/unified/s"}, nil},
-		{"v1", hybridMounts, hybridOwn, nil, hierarchy{v1: v1}, nil},
+		{"hybrid", hybridMounts + unifiedBeside, hybridOwn, nil, Hierarchy{V1: hybrid, V2: "/sys/fs/cgroup/unified/s"}, nil},
+		{"v1", hybridMounts, hybridOwn, nil, Hierarchy{V1: v1}, nil},
 		{"v2", unifiedOnly, "0::/system.slice/x.service\n", all,
-			hierarchy{v2: "/sys/fs/cgroup/system.slice/x.service", limits: true}, nil},
+			Hierarchy{V2: "/sys/fs/cgroup/system.slice/x.service", Limits: true}, nil},
 		{"v2, second driver of a process", unifiedOnly, "0::/x.service/lambent.host\n", all,
-			hierarchy{v2: "/sys/fs/cgroup/x.service", limits: true}, nil},
-		{"v2 in a container", containerMount, "0::/docker/abc/x\n", all, hierarchy{v2: "/sys/fs/cgroup/x", limits: true}, nil},
-		{"v2 outside of what is mounted", containerMount, "0::/../other\n", all, hierarchy{v2: "/sys/fs/cgroup", limits: true}, nil},
-		{"v2 without memory", unifiedOnly, "0::/\n", []string{"cpu", "pids"}, hierarchy{v1: map[string]string{}, v2: "/sys/fs/cgroup"},
+			Hierarchy{V2: "/sys/fs/cgroup/x.service", Limits: true}, nil},
+		{"v2 in a container", containerMount, "0::/docker/abc/x\n", all, Hierarchy{V2: "/sys/fs/cgroup/x", Limits: true}, nil},
+		{"v2 outside of what is mounted", containerMount, "0::/../other\n", all, Hierarchy{V2: "/sys/fs/cgroup", Limits: true}, nil},
+		{"v2 without memory", unifiedOnly, "0::/\n", []string{"cpu", "pids"}, Hierarchy{V1: map[string]string{}, V2: "/sys/fs/cgroup"},
 			controllersV1},
-		{"nothing", "", "", nil, hierarchy{v1: map[string]string{}}, append(slices.Clone(controllersV1), "freezer")},
+		{"nothing", "", "", nil, Hierarchy{V1: map[string]string{}}, append(slices.Clone(controllersV1), "freezer")},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			got, missing := chooseHierarchy(parseCgroupMounts(test.mounts), parseOwnCgroups(test.own),
@@ -106,7 +106,7 @@ func content(t *testing.T, dir string) map[string]string {
 
 func TestLimitsV2(t *testing.T) {
 	dir := fakeTree(t, map[string]string{"memory.max": "", "memory.swap.max": "", "cpu.max": "", "cpu.weight": "", "pids.max": ""})
-	h := hierarchy{v2: dir, limits: true}
+	h := Hierarchy{V2: dir, Limits: true}
 	for _, limits := range [][]limit{h.memoryLimits(128 << 20), h.cpuLimits(0.5), h.processLimits(1024)} {
 		if err := apply(limits); err != nil {
 			t.Fatal(err)
@@ -140,7 +140,7 @@ func TestCPULimits(t *testing.T) {
 		{1, "39", "20000 20000"},
 		{5.788, "226", "115760 20000"},
 	} {
-		got := hierarchy{v2: "x", limits: true}.cpuLimits(test.vcpu)
+		got := Hierarchy{V2: "x", Limits: true}.cpuLimits(test.vcpu)
 		if len(got) != 2 || got[0].value != test.weight || got[1].value != test.want {
 			t.Errorf("%v vCPU are %+v instead of %s", test.vcpu, got, test.want)
 		}
@@ -171,16 +171,16 @@ func TestUsageV2(t *testing.T) {
 
 func TestDelegate(t *testing.T) {
 	dir := fakeTree(t, map[string]string{"cgroup.subtree_control": ""})
-	if err := (hierarchy{v2: dir, limits: true}).delegate(""); err != nil {
+	if err := (Hierarchy{V2: dir, Limits: true}).delegate(""); err != nil {
 		t.Fatal(err)
 	}
 	if got := content(t, dir)["cgroup.subtree_control"]; got != "+memory +cpu +pids" {
 		t.Errorf("wrote %q", got)
 	}
-	if err := (hierarchy{v2: t.TempDir()}).delegate("x"); err != nil {
+	if err := (Hierarchy{V2: t.TempDir()}).delegate("x"); err != nil {
 		t.Errorf("a hybrid host needs no delegation: %v", err)
 	}
-	if err := (hierarchy{v2: t.TempDir(), limits: true}).delegate(""); err == nil {
+	if err := (Hierarchy{V2: t.TempDir(), Limits: true}).delegate(""); err == nil {
 		t.Error("a failure is not reported")
 	}
 }
@@ -190,11 +190,11 @@ func TestFreezerFiles(t *testing.T) {
 	v2 := fakeTree(t, map[string]string{"cgroup.freeze": "0\n", "cgroup.events": "populated 1\nfrozen 1\n"})
 	v1 := fakeTree(t, map[string]string{"freezer.state": "THAWED\n"})
 	for _, test := range []struct {
-		function             hierarchy
+		function             Hierarchy
 		file, frozen, thawed string
 	}{
-		{hierarchy{v2: v2}, v2 + "/cgroup.freeze", "1", "0"},
-		{hierarchy{v1: map[string]string{"freezer": v1}}, v1 + "/freezer.state", "FROZEN", "THAWED"},
+		{Hierarchy{V2: v2}, v2 + "/cgroup.freeze", "1", "0"},
+		{Hierarchy{V1: map[string]string{"freezer": v1}}, v1 + "/freezer.state", "FROZEN", "THAWED"},
 	} {
 		f, err := openFreezer(test.function)
 		if err != nil {
@@ -217,7 +217,7 @@ func TestFreezerFiles(t *testing.T) {
 			t.Error("a closed freezer froze")
 		}
 	}
-	if _, err := openFreezer(hierarchy{v2: t.TempDir()}); err == nil {
+	if _, err := openFreezer(Hierarchy{V2: t.TempDir()}); err == nil {
 		t.Error("a freezer without files was opened")
 	}
 }
@@ -228,10 +228,10 @@ func FuzzCgroupText(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, mountinfo, own string) {
 		h, missing := chooseHierarchy(parseCgroupMounts(mountinfo), parseOwnCgroups(own), func(string) []string { return nil })
-		if h.limits {
+		if h.Limits {
 			t.Error("limits without controllers")
 		}
-		if len(missing) == 0 && len(h.v1) == 0 {
+		if len(missing) == 0 && len(h.V1) == 0 {
 			t.Error("nothing is missing and nothing is there")
 		}
 		parseValues(own)
@@ -240,7 +240,7 @@ func FuzzCgroupText(f *testing.F) {
 
 // usageOf reads the meters of a v2 cgroup once.
 func usageOf(dir string) (sandbox.Usage, error) {
-	g := cgroup{function: hierarchy{v2: dir, limits: true}}
+	g := Group{function: Hierarchy{V2: dir, Limits: true}}
 	defer g.meters.close()
-	return g.usage()
+	return g.Usage()
 }

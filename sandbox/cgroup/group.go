@@ -1,0 +1,297 @@
+package cgroup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+)
+
+// cpuPeriod is the period of CPU quotas. A short one makes the pauses of small functions short.
+const cpuPeriod = 20 * time.Millisecond
+
+// minCPUQuota is the smallest quota that the kernel takes.
+const minCPUQuota = time.Millisecond
+
+// Group is the control groups of one sandbox. What the driver itself runs in the sandbox, its init, lives in whole/init, and the
+// function's processes in function: limits, freezing and killing reach them only, so that the init answers whatever they do. A
+// driver without such a process puts all of them in function. It is safe for use by many goroutines, but for Remove.
+//
+//	v2, and the unified tree of hybrid hosts     ID/init  ID/function
+//	v1 freezer, where there is no unified tree   ID/      ID/function   (the init in ID itself)
+//	v1 controllers                               ID                     (functions only)
+type Group struct {
+	whole    Hierarchy
+	function Hierarchy
+	freezer  *freezer
+	meters   meters
+}
+
+// functionGroup returns the directories that hold the function's processes.
+func functionGroup(whole Hierarchy) Hierarchy {
+	function := Hierarchy{V1: map[string]string{}, Limits: whole.Limits}
+	for controller, dir := range whole.V1 {
+		function.V1[controller] = dir
+		if controller == "freezer" {
+			function.V1[controller] = filepath.Join(dir, "function")
+		}
+	}
+	if whole.V2 != "" {
+		function.V2 = filepath.Join(whole.V2, "function")
+	}
+	return function
+}
+
+// newGroup creates the groups of one sandbox. What it made stays when it fails: Remove removes it.
+func newGroup(whole Hierarchy) (*Group, error) {
+	g := &Group{whole: whole, function: functionGroup(whole)}
+	if err := whole.make(); err != nil {
+		return g, err
+	}
+	if whole.V2 != "" {
+		if err := whole.delegate(""); err != nil {
+			return g, err
+		}
+		if err := os.Mkdir(filepath.Join(whole.V2, "init"), 0o755); err != nil {
+			return g, fmt.Errorf("make cgroup: %w", err)
+		}
+	}
+	if err := g.function.make(); err != nil {
+		return g, err
+	}
+	var err error
+	g.freezer, err = openFreezer(g.function)
+	return g, err
+}
+
+// devices are what functions may open: null, zero, full, random, urandom. Nothing may be made.
+var devices = []string{"c 1:3 rw", "c 1:5 rw", "c 1:7 rw", "c 1:8 rw", "c 1:9 rw"}
+
+// LimitDevices denies all devices but null, zero, full, random, urandom, on hosts with the v1 controller. With v2 the user namespace, nodev mounts and the
+// missing capability do so alone.
+func (g *Group) LimitDevices() error {
+	dir, ok := g.function.V1["devices"]
+	if !ok {
+		return nil
+	}
+	if err := writeControl(filepath.Join(dir, "devices.deny"), "a"); err != nil {
+		return err
+	}
+	for _, device := range devices {
+		if err := writeControl(filepath.Join(dir, "devices.allow"), device); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// SetMemory limits the memory of the function's processes, in bytes, without swap.
+func (g *Group) SetMemory(bytes int64) error { return apply(g.function.memoryLimits(bytes)) }
+
+// SetProcesses limits the function's processes and threads.
+func (g *Group) SetProcesses(n int) error { return apply(g.function.processLimits(n)) }
+
+// SetVCPU limits the function's CPU time to a number of virtual CPUs, and weighs it against other groups in proportion.
+func (g *Group) SetVCPU(vcpu float64) error { return apply(g.function.cpuLimits(vcpu)) }
+
+// InitDirectory opens the directory in the unified tree that the init is to be started in; nil where there is no such tree.
+// The caller closes it.
+func (g *Group) InitDirectory() (*os.File, error) {
+	if g.whole.V2 == "" {
+		return nil, nil
+	}
+	dir, err := os.Open(filepath.Join(g.whole.V2, "init"))
+	if err != nil {
+		return nil, fmt.Errorf("open cgroup: %w", err)
+	}
+	return dir, nil
+}
+
+// Enter moves a process, with its threads but not its children, into the function's groups. A driver that can have a process
+// enter by itself uses OpenEntries, which is faster.
+func (g *Group) Enter(pid int) error {
+	for _, dir := range g.function.directories() {
+		if err := writeControl(filepath.Join(dir, "cgroup.procs"), strconv.Itoa(pid)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Processes lists the function's processes, by their IDs on the host.
+func (g *Group) Processes() ([]int, error) {
+	dir := g.function.V2
+	if !g.function.Limits {
+		dir = g.function.V1["pids"]
+	}
+	numbers, err := readNumbers(filepath.Join(dir, "cgroup.procs"))
+	pids := make([]int, len(numbers))
+	for i, n := range numbers {
+		pids[i] = int(n)
+	}
+	return pids, err
+}
+
+// Freeze stops every process of the function, and Thaw continues them. Both are idempotent and return when they are in force.
+func (g *Group) Freeze() error { return g.freezer.set(true) }
+
+// Thaw continues what Freeze stopped.
+func (g *Group) Thaw() error { return g.freezer.set(false) }
+
+// AddInit puts the init into the freezer's tree where the kernel did not do so at its start.
+func (g *Group) AddInit(pid int) error {
+	if dir, ok := g.whole.V1["freezer"]; ok {
+		return writeControl(filepath.Join(dir, "cgroup.procs"), strconv.Itoa(pid))
+	}
+	return nil
+}
+
+// Admit lets the sandbox's root user, which is nobody on the host, start processes in the function's cgroup of the unified
+// tree. To the kernel that is a move from the init's, for which it wants both and what is above them.
+func (g *Group) Admit(firstID uint32) error {
+	if g.function.V2 == "" {
+		return nil
+	}
+	for _, dir := range []string{g.whole.V2, g.function.V2} {
+		if err := os.Chown(filepath.Join(dir, "cgroup.procs"), int(firstID), int(firstID)); err != nil {
+			return fmt.Errorf("cgroup: %w", err)
+		}
+	}
+	return nil
+}
+
+// OpenEntries opens what a starter needs to enter the function's cgroups: the directory in the unified tree, nil where
+// there is none, and the files of the v1 cgroups that a thread enters by. The caller closes them.
+func (g *Group) OpenEntries() (unified *os.File, tasks []*os.File, err error) {
+	if g.function.V2 != "" {
+		if unified, err = os.Open(g.function.V2); err != nil {
+			return nil, nil, fmt.Errorf("cgroup: %w", err)
+		}
+	}
+	entries := Hierarchy{V1: g.function.V1}
+	for _, dir := range entries.directories() {
+		file, err := os.OpenFile(filepath.Join(dir, "tasks"), os.O_WRONLY, 0)
+		if err != nil {
+			closeFiles(append(tasks, unified))
+			return nil, nil, fmt.Errorf("cgroup: %w", err)
+		}
+		tasks = append(tasks, file)
+	}
+	return unified, tasks, nil
+}
+
+// closeFiles closes those of the files that are not nil.
+func closeFiles(files []*os.File) {
+	for _, file := range files {
+		if file != nil {
+			file.Close()
+		}
+	}
+}
+
+// limit is one control file with its value. Optional ones may be missing on a host without swap accounting.
+type limit struct {
+	file, value string
+	optional    bool
+}
+
+// memoryLimits returns the files that limit memory to bytes, without swap. v1 keeps the limit of memory and swap
+// together above that of memory at each step, so it goes out of the way first.
+func (h Hierarchy) memoryLimits(bytes int64) []limit {
+	value := strconv.FormatInt(bytes, 10)
+	if h.Limits {
+		return []limit{
+			{file: filepath.Join(h.V2, "memory.max"), value: value},
+			{file: filepath.Join(h.V2, "memory.swap.max"), value: "0", optional: true},
+		}
+	}
+	both := filepath.Join(h.V1["memory"], "memory.memsw.limit_in_bytes")
+	return []limit{
+		{file: both, value: "-1", optional: true},
+		{file: filepath.Join(h.V1["memory"], "memory.limit_in_bytes"), value: value},
+		{file: both, value: value, optional: true},
+	}
+}
+
+// cpuLimits returns the files that limit CPU time to a number of virtual CPUs, and that share a host which has too few of
+// them in proportion.
+func (h Hierarchy) cpuLimits(vcpu float64) []limit {
+	quota := time.Duration(vcpu * float64(cpuPeriod))
+	quota = max(quota, minCPUQuota)
+	quotaText, periodText := strconv.FormatInt(quota.Microseconds(), 10), strconv.FormatInt(cpuPeriod.Microseconds(), 10)
+	if h.Limits {
+		return append(h.cpuShare(vcpu), limit{file: filepath.Join(h.V2, "cpu.max"), value: quotaText + " " + periodText})
+	}
+	return append(h.cpuShare(vcpu),
+		limit{file: filepath.Join(h.V1["cpu"], "cpu.cfs_period_us"), value: periodText},
+		limit{file: filepath.Join(h.V1["cpu"], "cpu.cfs_quota_us"), value: quotaText})
+}
+
+// sharesPerVCPU is what the kernel gives to a process outside of any cgroup.
+const sharesPerVCPU = 1024
+
+// cpuShare returns the file that weighs a cgroup against its siblings.
+func (h Hierarchy) cpuShare(vcpu float64) []limit {
+	shares := min(max(int(vcpu*sharesPerVCPU), 2), 262144) // the kernel's bounds
+	if h.Limits {
+		weight := 1 + (shares-2)*9999/262142 // as container runtimes convert them
+		return []limit{{file: filepath.Join(h.V2, "cpu.weight"), value: strconv.Itoa(weight)}}
+	}
+	return []limit{{file: filepath.Join(h.V1["cpu"], "cpu.shares"), value: strconv.Itoa(shares)}}
+}
+
+// processLimits returns the file that limits processes and threads.
+func (h Hierarchy) processLimits(n int) []limit {
+	dir := h.V1["pids"]
+	if h.Limits {
+		dir = h.V2
+	}
+	return []limit{{file: filepath.Join(dir, "pids.max"), value: strconv.Itoa(n)}}
+}
+
+// apply writes limits in their order.
+func apply(limits []limit) error {
+	for _, l := range limits {
+		err := writeControl(l.file, l.value)
+		if err != nil && !(l.optional && errors.Is(err, fs.ErrNotExist)) {
+			return err
+		}
+	}
+	return nil
+}
+
+// OOMKills reads how many processes the memory limit ended.
+func (g *Group) OOMKills() (int64, error) {
+	function := g.function
+	path := filepath.Join(function.V1["memory"], "memory.oom_control")
+	if function.Limits {
+		path = filepath.Join(function.V2, "memory.events")
+	}
+	values, err := readValues(path)
+	return values["oom_kill"], err
+}
+
+// ResetPeak starts the measuring of peak memory anew, where the kernel can: v1 only.
+func (g *Group) ResetPeak() error {
+	if dir, ok := g.function.V1["memory"]; ok {
+		return writeControl(filepath.Join(dir, "memory.max_usage_in_bytes"), "0")
+	}
+	return nil
+}
+
+// Remove deletes the groups, which have no processes any more but may need a moment to see it.
+func (g *Group) Remove(ctx context.Context) error {
+	if g.freezer != nil {
+		g.freezer.close()
+	}
+	g.meters.close()
+	var all []error
+	for _, dir := range g.whole.directories() {
+		all = append(all, removeTree(ctx, dir))
+	}
+	return errors.Join(all...)
+}
