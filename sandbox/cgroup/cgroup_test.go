@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"lambent/sandbox"
 )
@@ -105,14 +106,14 @@ func content(t *testing.T, dir string) map[string]string {
 }
 
 func TestLimitsV2(t *testing.T) {
-	dir := fakeTree(t, map[string]string{"memory.max": "", "memory.swap.max": "", "cpu.max": "", "cpu.weight": "", "pids.max": ""})
+	dir := fakeTree(t, map[string]string{"memory.max": "", "memory.swap.max": "", "pids.max": ""})
 	h := Hierarchy{V2: dir, Limits: true}
-	for _, limits := range [][]limit{h.memoryLimits(128 << 20), h.cpuLimits(0.5), h.processLimits(1024)} {
+	for _, limits := range [][]limit{h.memoryLimits(128 << 20), h.processLimits(1024)} {
 		if err := apply(limits); err != nil {
 			t.Fatal(err)
 		}
 	}
-	want := map[string]string{"memory.max": "134217728", "memory.swap.max": "0", "cpu.max": "10000 20000", "cpu.weight": "20", "pids.max": "1024"}
+	want := map[string]string{"memory.max": "134217728", "memory.swap.max": "0", "pids.max": "1024"}
 	if diff := cmp.Diff(want, content(t, dir)); diff != "" {
 		t.Error(diff)
 	}
@@ -130,43 +131,108 @@ func TestLimitsV2(t *testing.T) {
 	}
 }
 
+// filesV2 and filesV1 are the control files of a Handle.
+func filesV2() map[string]string {
+	return map[string]string{
+		"memory.current": "1000\n", "memory.peak": "2000\n", "pids.current": "3\n", "cpu.max": "", "cpu.weight": "",
+		"cgroup.freeze": "0\n", "cgroup.events": "populated 1\nfrozen 1\n",
+		"cpu.stat":      "usage_usec 1500\nuser_usec 1000\nsystem_usec 500\n",
+		"memory.events": "low 0\nhigh 0\nmax 7\noom 5\noom_kill 4\noom_group_kill 0\n",
+	}
+}
+
+func filesV1() map[string]string {
+	return map[string]string{
+		"freezer.state": "THAWED\n", "memory.usage_in_bytes": "1000\n", "memory.max_usage_in_bytes": "2000\n", "cpuacct.usage": "1500000\n",
+		"pids.current": "3\n", "memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 4\n", "cpu.shares": "", "cpu.cfs_quota_us": "",
+	}
+}
+
+// allV1 has every controller in one directory.
+func allV1(dir string) Hierarchy {
+	h := Hierarchy{V1: map[string]string{}}
+	for _, controller := range append(slices.Clone(controllersV1), "freezer") {
+		h.V1[controller] = dir
+	}
+	return h
+}
+
 func TestCPULimits(t *testing.T) {
 	for _, test := range []struct {
-		vcpu         float64
-		weight, want string
+		vcpu                      float64
+		weight, max, share, quota string
 	}{
-		{128.0 / 1769, "3", "1447 20000"},
-		{0.001, "1", "1000 20000"}, // the kernel takes no less
-		{1, "39", "20000 20000"},
-		{5.788, "226", "115760 20000"},
+		{128.0 / 1769, "3", "1447 20000", "74", "1447"},
+		{0.001, "1", "1000 20000", "2", "1000"}, // the kernel takes no less
+		{1, "39", "20000 20000", "1024", "20000"},
+		{5.788, "226", "115760 20000", "5926", "115760"},
 	} {
-		got := Hierarchy{V2: "x", Limits: true}.cpuLimits(test.vcpu)
-		if len(got) != 2 || got[0].value != test.weight || got[1].value != test.want {
-			t.Errorf("%v vCPU are %+v instead of %s", test.vcpu, got, test.want)
+		v2, v1 := fakeTree(t, filesV2()), fakeTree(t, filesV1())
+		for _, h := range []Hierarchy{{V2: v2, Limits: true}, allV1(v1)} {
+			handle, err := openHandle(h)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := handle.SetVCPU(test.vcpu); err != nil {
+				t.Fatal(err)
+			}
+			handle.Close()
+			if handle.SetVCPU(1) == nil {
+				t.Error("a closed handle set a limit")
+			}
+		}
+		two, one := content(t, v2), content(t, v1)
+		if two["cpu.weight"] != test.weight || two["cpu.max"] != test.max || one["cpu.shares"] != test.share || one["cpu.cfs_quota_us"] != test.quota {
+			t.Errorf("%v vCPU are %q, %q, %q, %q", test.vcpu, two["cpu.weight"], two["cpu.max"], one["cpu.shares"], one["cpu.cfs_quota_us"])
 		}
 	}
 }
 
-func TestUsageV2(t *testing.T) {
-	files := map[string]string{
-		"memory.current": "1000\n", "memory.peak": "2000\n", "pids.current": "3\n",
-		"cpu.stat":      "usage_usec 1500\nuser_usec 1000\nsystem_usec 500\n",
-		"memory.events": "low 0\nhigh 0\nmax 7\noom 5\noom_kill 4\noom_group_kill 0\n",
-	}
+func TestUsage(t *testing.T) {
 	want := sandbox.Usage{MemoryBytes: 1000, PeakMemoryBytes: 2000, CPU: 1500 * time.Microsecond, OOMKills: 4, Processes: 3}
-	got, err := usageOf(fakeTree(t, files))
-	if err != nil || got != want {
-		t.Errorf("usage is %+v, %v", got, err)
+	files := filesV2()
+	for name, h := range map[string]Hierarchy{"v2": {V2: fakeTree(t, files), Limits: true}, "v1": allV1(fakeTree(t, filesV1()))} {
+		if got, err := usageOf(t, h); err != nil || got != want {
+			t.Errorf("%s: usage is %+v, %v", name, got, err)
+		}
 	}
 	delete(files, "memory.peak")
 	want.PeakMemoryBytes = 1000
-	if got, err = usageOf(fakeTree(t, files)); err != nil || got != want {
+	if got, err := usageOf(t, Hierarchy{V2: fakeTree(t, files), Limits: true}); err != nil || got != want {
 		t.Errorf("usage on an older kernel is %+v, %v", got, err)
 	}
 	delete(files, "memory.current")
-	if _, err := usageOf(fakeTree(t, files)); err == nil {
-		t.Error("usage without a meter has no error")
+	if _, err := openHandle(Hierarchy{V2: fakeTree(t, files), Limits: true}); err == nil {
+		t.Error("a group without a meter was opened")
 	}
+}
+
+// usageOf reads the meters through an exported handle.
+func usageOf(t *testing.T, h Hierarchy) (sandbox.Usage, error) {
+	t.Helper()
+	handle, err := openHandle(h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer handle.Close()
+	layout, files := handle.Export()
+	copies := make([]*os.File, len(files))
+	for i, f := range files {
+		fd, err := unix.Dup(int(f.Fd()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		copies[i] = os.NewFile(uintptr(fd), f.Name())
+	}
+	if _, err := Import(Layout{FreezeV2: !layout.FreezeV2, LimitsV2: layout.LimitsV2}, nil); err == nil {
+		t.Error("files that are missing were imported")
+	}
+	imported, err := Import(layout, copies)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer imported.Close()
+	return imported.Usage()
 }
 
 func TestDelegate(t *testing.T) {
@@ -187,24 +253,23 @@ func TestDelegate(t *testing.T) {
 
 // TestFreezerFiles drives the freezer of both versions on files.
 func TestFreezerFiles(t *testing.T) {
-	v2 := fakeTree(t, map[string]string{"cgroup.freeze": "0\n", "cgroup.events": "populated 1\nfrozen 1\n"})
-	v1 := fakeTree(t, map[string]string{"freezer.state": "THAWED\n"})
+	v2, v1 := fakeTree(t, filesV2()), fakeTree(t, filesV1())
 	for _, test := range []struct {
 		function             Hierarchy
 		file, frozen, thawed string
 	}{
-		{Hierarchy{V2: v2}, v2 + "/cgroup.freeze", "1", "0"},
-		{Hierarchy{V1: map[string]string{"freezer": v1}}, v1 + "/freezer.state", "FROZEN", "THAWED"},
+		{Hierarchy{V2: v2, Limits: true}, v2 + "/cgroup.freeze", "1", "0"},
+		{allV1(v1), v1 + "/freezer.state", "FROZEN", "THAWED"},
 	} {
-		f, err := openFreezer(test.function)
+		h, err := openHandle(test.function)
 		if err != nil {
 			t.Fatal(err)
 		}
 		for _, step := range []struct {
-			frozen bool
-			want   string
-		}{{true, test.frozen}, {true, test.frozen}, {false, test.thawed}} {
-			if err := f.set(step.frozen); err != nil {
+			set  func() error
+			want string
+		}{{h.Freeze, test.frozen}, {h.Freeze, test.frozen}, {h.Thaw, test.thawed}} {
+			if err := step.set(); err != nil {
 				t.Fatal(err)
 			}
 			text, err := os.ReadFile(test.file)
@@ -212,12 +277,12 @@ func TestFreezerFiles(t *testing.T) {
 				t.Errorf("the state is %q, %v", text, err)
 			}
 		}
-		f.close()
-		if err := f.set(true); err == nil {
+		h.Close()
+		if err := h.Freeze(); err == nil {
 			t.Error("a closed freezer froze")
 		}
 	}
-	if _, err := openFreezer(Hierarchy{V2: t.TempDir()}); err == nil {
+	if _, err := openHandle(Hierarchy{V2: t.TempDir()}); err == nil {
 		t.Error("a freezer without files was opened")
 	}
 }
@@ -236,11 +301,4 @@ func FuzzCgroupText(f *testing.F) {
 		}
 		parseValues(own)
 	})
-}
-
-// usageOf reads the meters of a v2 cgroup once.
-func usageOf(dir string) (sandbox.Usage, error) {
-	g := Group{function: Hierarchy{V2: dir, Limits: true}}
-	defer g.meters.close()
-	return g.Usage()
 }

@@ -135,7 +135,7 @@ func (g *Group) SignalFrozen() error {
 	if err := signalTree(dir); err != nil {
 		return err
 	}
-	return g.freezer.set(false)
+	return g.Thaw()
 }
 
 // ThawForGood lets frozen processes die, where the kernel does not do so by itself: v1.

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -16,32 +15,14 @@ import (
 // process waits for a disk.
 const freezeTimeout = 2 * time.Second
 
-// freezer stops and continues the processes of one cgroup. Its control files stay open, which halves the cost.
+// freezer stops and continues the processes of one cgroup.
 type freezer struct {
-	v2 bool
+	v2     bool
+	state  *os.File // cgroup.freeze or freezer.state
+	events *os.File // cgroup.events, v2 only
 
 	mu     sync.Mutex
-	state  *os.File // cgroup.freeze or freezer.state; nil: closed
-	events *os.File // cgroup.events, v2 only
 	frozen bool
-}
-
-// openFreezer opens the control files of a cgroup.
-func openFreezer(function Hierarchy) (*freezer, error) {
-	f := &freezer{v2: function.V2 != ""}
-	path := filepath.Join(function.V1["freezer"], "freezer.state")
-	var err error
-	if f.v2 {
-		path = filepath.Join(function.V2, "cgroup.freeze")
-		if f.events, err = os.Open(filepath.Join(function.V2, "cgroup.events")); err != nil {
-			return nil, fmt.Errorf("open freezer: %w", err)
-		}
-	}
-	if f.state, err = os.OpenFile(path, os.O_RDWR, 0); err != nil {
-		f.close()
-		return nil, fmt.Errorf("open freezer: %w", err)
-	}
-	return f, nil
 }
 
 // set freezes or thaws, and returns when it is so. It does nothing when it is so already.
@@ -50,9 +31,6 @@ func (f *freezer) set(frozen bool) error {
 	defer f.mu.Unlock()
 	if f.frozen == frozen {
 		return nil
-	}
-	if f.state == nil {
-		return os.ErrClosed
 	}
 	if _, err := f.state.WriteAt([]byte(f.value(frozen)), 0); err != nil {
 		return fmt.Errorf("freezer: %w", err)
@@ -110,16 +88,4 @@ func (f *freezer) awaitLocked(deadline time.Time) error {
 		}
 		pause = min(2*pause, maxFreezePause)
 	}
-}
-
-// close releases the files. A frozen cgroup stays frozen.
-func (f *freezer) close() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for _, file := range []*os.File{f.state, f.events} {
-		if file != nil {
-			file.Close()
-		}
-	}
-	f.state, f.events = nil, nil
 }

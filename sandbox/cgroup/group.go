@@ -8,14 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"time"
 )
-
-// cpuPeriod is the period of CPU quotas. A short one makes the pauses of small functions short.
-const cpuPeriod = 20 * time.Millisecond
-
-// minCPUQuota is the smallest quota that the kernel takes.
-const minCPUQuota = time.Millisecond
 
 // Group is the control groups of one sandbox. What the driver itself runs in the sandbox, its init, lives in whole/init, and the
 // function's processes in function: limits, freezing and killing reach them only, so that the init answers whatever they do. A
@@ -25,10 +18,9 @@ const minCPUQuota = time.Millisecond
 //	v1 freezer, where there is no unified tree   ID/      ID/function   (the init in ID itself)
 //	v1 controllers                               ID                     (functions only)
 type Group struct {
+	*Handle
 	whole    Hierarchy
 	function Hierarchy
-	freezer  *freezer
-	meters   meters
 }
 
 // functionGroup returns the directories that hold the function's processes.
@@ -63,8 +55,13 @@ func newGroup(whole Hierarchy) (*Group, error) {
 	if err := g.function.make(); err != nil {
 		return g, err
 	}
+	if dir, ok := g.function.V1["cpu"]; ok {
+		if err := writeControl(filepath.Join(dir, "cpu.cfs_period_us"), strconv.FormatInt(cpuPeriod.Microseconds(), 10)); err != nil {
+			return g, err
+		}
+	}
 	var err error
-	g.freezer, err = openFreezer(g.function)
+	g.Handle, err = openHandle(g.function)
 	return g, err
 }
 
@@ -94,9 +91,6 @@ func (g *Group) SetMemory(bytes int64) error { return apply(g.function.memoryLim
 
 // SetProcesses limits the function's processes and threads.
 func (g *Group) SetProcesses(n int) error { return apply(g.function.processLimits(n)) }
-
-// SetVCPU limits the function's CPU time to a number of virtual CPUs, and weighs it against other groups in proportion.
-func (g *Group) SetVCPU(vcpu float64) error { return apply(g.function.cpuLimits(vcpu)) }
 
 // InitDirectory opens the directory in the unified tree that the init is to be started in; nil where there is no such tree.
 // The caller closes it.
@@ -135,12 +129,6 @@ func (g *Group) Processes() ([]int, error) {
 	}
 	return pids, err
 }
-
-// Freeze stops every process of the function, and Thaw continues them. Both are idempotent and return when they are in force.
-func (g *Group) Freeze() error { return g.freezer.set(true) }
-
-// Thaw continues what Freeze stopped.
-func (g *Group) Thaw() error { return g.freezer.set(false) }
 
 // AddInit puts the init into the freezer's tree where the kernel did not do so at its start.
 func (g *Group) AddInit(pid int) error {
@@ -217,31 +205,25 @@ func (h Hierarchy) memoryLimits(bytes int64) []limit {
 	}
 }
 
-// cpuLimits returns the files that limit CPU time to a number of virtual CPUs, and that share a host which has too few of
-// them in proportion.
-func (h Hierarchy) cpuLimits(vcpu float64) []limit {
-	quota := time.Duration(vcpu * float64(cpuPeriod))
-	quota = max(quota, minCPUQuota)
-	quotaText, periodText := strconv.FormatInt(quota.Microseconds(), 10), strconv.FormatInt(cpuPeriod.Microseconds(), 10)
-	if h.Limits {
-		return append(h.cpuShare(vcpu), limit{file: filepath.Join(h.V2, "cpu.max"), value: quotaText + " " + periodText})
-	}
-	return append(h.cpuShare(vcpu),
-		limit{file: filepath.Join(h.V1["cpu"], "cpu.cfs_period_us"), value: periodText},
-		limit{file: filepath.Join(h.V1["cpu"], "cpu.cfs_quota_us"), value: quotaText})
-}
-
 // sharesPerVCPU is what the kernel gives to a process outside of any cgroup.
 const sharesPerVCPU = 1024
 
-// cpuShare returns the file that weighs a cgroup against its siblings.
-func (h Hierarchy) cpuShare(vcpu float64) []limit {
+// cpuShare is what weighs a cgroup against its siblings.
+func cpuShare(vcpu float64, v2 bool) string {
 	shares := min(max(int(vcpu*sharesPerVCPU), 2), 262144) // the kernel's bounds
-	if h.Limits {
-		weight := 1 + (shares-2)*9999/262142 // as container runtimes convert them
-		return []limit{{file: filepath.Join(h.V2, "cpu.weight"), value: strconv.Itoa(weight)}}
+	if v2 {
+		return strconv.Itoa(1 + (shares-2)*9999/262142) // as container runtimes convert them
 	}
-	return []limit{{file: filepath.Join(h.V1["cpu"], "cpu.shares"), value: strconv.Itoa(shares)}}
+	return strconv.Itoa(shares)
+}
+
+// share returns the file that weighs a cgroup.
+func (h Hierarchy) share(vcpu float64) []limit {
+	file := filepath.Join(h.V1["cpu"], "cpu.shares")
+	if h.Limits {
+		file = filepath.Join(h.V2, "cpu.weight")
+	}
+	return []limit{{file: file, value: cpuShare(vcpu, h.Limits)}}
 }
 
 // processLimits returns the file that limits processes and threads.
@@ -285,10 +267,9 @@ func (g *Group) ResetPeak() error {
 
 // Remove deletes the groups, which have no processes any more but may need a moment to see it.
 func (g *Group) Remove(ctx context.Context) error {
-	if g.freezer != nil {
-		g.freezer.close()
+	if g.Handle != nil {
+		g.Close()
 	}
-	g.meters.close()
 	var all []error
 	for _, dir := range g.whole.directories() {
 		all = append(all, removeTree(ctx, dir))

@@ -63,8 +63,8 @@ func OpenTree(stateDir string, find func() (Hierarchy, []string, error), logger 
 		return nil, err
 	}
 	for range parentAttempts {
-		err = errors.Join(all.make(), all.delegate(""), t.mine.make(), t.mine.delegate(""), apply(all.cpuShare(hostShare())),
-			apply(t.mine.cpuShare(hostShare())))
+		err = errors.Join(all.make(), all.delegate(""), t.mine.make(), t.mine.delegate(""), apply(all.share(hostShare())),
+			apply(t.mine.share(hostShare())))
 		if !errors.Is(err, fs.ErrNotExist) {
 			break
 		}

@@ -252,6 +252,9 @@ func (s *Sandbox) giveTmp(sizeMiB int, replace bool) error {
 	return former.Close()
 }
 
+// Handle returns what freezes and meters the sandbox, for a process that has no rights. It is the sandbox's.
+func (s *Sandbox) Handle() *cgroup.Handle { return s.group.Handle }
+
 // RuntimeAPI implements sandbox.Sandbox.
 func (s *Sandbox) RuntimeAPI() net.Listener { return s.listener }
 
