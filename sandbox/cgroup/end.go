@@ -135,7 +135,7 @@ func (g *Group) SignalFrozen() error {
 	if err := signalTree(dir); err != nil {
 		return err
 	}
-	return g.Thaw()
+	return g.Release()
 }
 
 // ThawForGood lets frozen processes die, where the kernel does not do so by itself: v1.

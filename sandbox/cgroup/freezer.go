@@ -45,6 +45,17 @@ func (f *freezer) set(frozen bool) error {
 	return nil
 }
 
+// release thaws whatever this process knows of the state, which another process may have changed.
+func (f *freezer) release() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if _, err := f.state.WriteAt([]byte(f.value(false)), 0); err != nil {
+		return fmt.Errorf("freezer: %w", err)
+	}
+	f.frozen = false
+	return nil
+}
+
 func (f *freezer) value(frozen bool) string {
 	switch {
 	case f.v2 && frozen:

@@ -137,6 +137,9 @@ func (h *Handle) Freeze() error { return h.freezer.set(true) }
 // Thaw continues what Freeze stopped. It is idempotent.
 func (h *Handle) Thaw() error { return h.freezer.set(false) }
 
+// Release continues the processes also when another Handle of the group has stopped them.
+func (h *Handle) Release() error { return h.freezer.release() }
+
 // Usage reads the meters as they stand.
 func (h *Handle) Usage() (sandbox.Usage, error) {
 	h.mu.Lock()

@@ -12,6 +12,7 @@ import (
 
 	"lambent/sandbox"
 	"lambent/sandbox/identity"
+	"lambent/sandbox/native/nativetest"
 )
 
 // openShell opens a driver whose sandboxes have a shell that needs no more than /usr.
@@ -30,7 +31,7 @@ func openShell(t *testing.T, options Options) *Driver {
 		if err := d.Close(); err != nil {
 			t.Error(err)
 		}
-		if left := leftovers(options.StateDir); len(left) > 0 {
+		if left := nativetest.Leftovers(options.StateDir); len(left) > 0 {
 			t.Errorf("left are %q", left)
 		}
 	})

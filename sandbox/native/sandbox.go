@@ -292,7 +292,7 @@ func (s *Sandbox) Kill(context.Context) error {
 	if _, err := s.control.ask(nil, wire.KillAll); err != nil {
 		return fmt.Errorf("kill: %w", err)
 	}
-	if err := s.group.Thaw(); err != nil {
+	if err := s.group.Release(); err != nil {
 		return fmt.Errorf("kill: %w", err)
 	}
 	return nil

@@ -1,0 +1,177 @@
+package remote_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"testing"
+
+	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
+
+	"lambent/sandbox"
+	"lambent/sandbox/native"
+	"lambent/sandbox/native/nativetest"
+	"lambent/sandbox/remote"
+	"lambent/sandbox/sandboxtest"
+)
+
+func TestMain(m *testing.M) {
+	native.MaybeInit()
+	goleak.VerifyTestMain(m)
+}
+
+func needHost(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("real sandboxes need root")
+	}
+	if missing := native.Check(); len(missing) > 0 {
+		t.Fatal(&native.MissingError{Missing: missing})
+	}
+}
+
+// behind is a native driver that is used over a link.
+type behind struct {
+	*remote.Driver
+	client *remote.Client
+	served chan error
+	driver sandbox.Driver
+}
+
+func (b *behind) Close() error {
+	err := errors.Join(b.Driver.Close(), b.client.Close())
+	served := <-b.served
+	if served != nil && !errors.Is(served, io.EOF) && !errors.Is(served, unix.ECONNRESET) && !errors.Is(served, net.ErrClosed) {
+		err = errors.Join(err, served)
+	}
+	b.served <- nil
+	return errors.Join(err, b.driver.Close())
+}
+
+// open makes a driver of its own behind a link. links makes both ends.
+func open(stateDir string, options remote.Options, links func(dir string) (client, server func() (remote.Link, error), err error)) (*behind, error) {
+	driver, err := native.Open(native.Options{StateDir: stateDir})
+	if err != nil {
+		return nil, err
+	}
+	client, server, err := links(stateDir)
+	if err != nil {
+		return nil, errors.Join(err, driver.Close())
+	}
+	b := &behind{driver: driver, served: make(chan error, 1)}
+	options.Drivers = map[string]sandbox.Driver{"native": driver}
+	go func() {
+		link, err := server()
+		if err == nil {
+			err = remote.NewServer(options).Serve(context.Background(), link)
+		}
+		b.served <- err
+	}()
+	link, err := client()
+	if err != nil {
+		return nil, err
+	}
+	b.client = remote.Dial(link)
+	b.Driver = b.client.Driver("native")
+	return b, nil
+}
+
+// overUnix passes descriptors.
+func overUnix(string) (client, server func() (remote.Link, error), err error) {
+	link, file, err := remote.Pair()
+	return func() (remote.Link, error) { return link, nil }, func() (remote.Link, error) { return remote.NewUnix(file) }, err
+}
+
+// overMux passes streams, as a guest does.
+func overMux(dir string) (client, server func() (remote.Link, error), err error) {
+	near, far := net.Pipe()
+	return func() (remote.Link, error) { return remote.DialMux(near, dir) }, func() (remote.Link, error) { return remote.ServeMux(far) }, nil
+}
+
+func harness(victim string, links func(dir string) (client, server func() (remote.Link, error), err error)) sandboxtest.Harness {
+	options := remote.Options{Source: func(path string) (string, func(), error) { return path, func() {}, nil }}
+	return sandboxtest.Harness{
+		Open:       func(stateDir string) (sandbox.Driver, error) { return open(stateDir, options, links) },
+		Leftovers:  nativetest.Leftovers,
+		VictimTest: victim,
+	}
+}
+
+// The suite passes on sandboxes that are used over either link as it does without.
+
+func TestConformanceUnix(t *testing.T) {
+	needHost(t)
+	sandboxtest.Run(t, harness("TestVictimUnix", overUnix))
+}
+
+func TestVictimUnix(t *testing.T) { sandboxtest.Victim(t, harness("", overUnix)) }
+
+func TestConformanceMux(t *testing.T) {
+	needHost(t)
+	sandboxtest.Run(t, harness("TestVictimMux", overMux))
+}
+
+func TestVictimMux(t *testing.T) { sandboxtest.Victim(t, harness("", overMux)) }
+
+// TestRefusedSource checks that what the server may not show is not mounted, whatever the client asks for.
+func TestRefusedSource(t *testing.T) {
+	needHost(t)
+	refused := errors.New("not below the code's directory")
+	d, err := open(t.TempDir(), remote.Options{Source: func(string) (string, func(), error) { return "", nil, refused }}, overUnix)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	box, err := d.Create(t.Context(), "a", sandbox.Template{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = box.Specialise(t.Context(), sandbox.Spec{MemoryMiB: 128, VCPU: 1, Processes: 10, Descriptors: 10, EphemeralMiB: 512,
+		Mounts: []sandbox.Mount{{Source: "/root", Target: "/var/task"}}})
+	if err == nil || !strings.Contains(err.Error(), refused.Error()) {
+		t.Errorf("the error is %v", err)
+	}
+}
+
+// TestServerGone checks that a client whose server is gone waits for nothing.
+func TestServerGone(t *testing.T) {
+	for name, links := range map[string]func(string) (client, server func() (remote.Link, error), err error){"unix": overUnix, "mux": overMux} {
+		t.Run(name, func(t *testing.T) {
+			client, server, err := links(t.TempDir())
+			if err != nil {
+				t.Fatal(err)
+			}
+			ended := make(chan error)
+			go func() { // takes one message and leaves
+				link, err := server()
+				if err == nil {
+					_, _, err = link.Receive()
+					err = errors.Join(err, link.Close())
+				}
+				ended <- err
+			}()
+			link, err := client()
+			if err != nil {
+				t.Fatal(err)
+			}
+			c := remote.Dial(link)
+			if _, err := c.Driver("x").Create(t.Context(), "a", sandbox.Template{}); !errors.Is(err, remote.ErrGone) {
+				t.Errorf("the error is %v", err)
+			}
+			if err := <-ended; err != nil {
+				t.Error(err)
+			}
+			<-c.Done()
+			if err := c.Driver("x").Recover(t.Context()); !errors.Is(err, remote.ErrGone) {
+				t.Errorf("the next error is %v", err)
+			}
+			if err := c.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
