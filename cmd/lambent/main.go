@@ -37,6 +37,7 @@ type CLI struct {
 	List    ListCmd    `cmd:"" help:"List the functions."`
 	Delete  DeleteCmd  `cmd:"" help:"Delete a function, or one version of it."`
 	Version VersionCmd `cmd:"" help:"Print the version."`
+	Service ServiceCmd `cmd:"" hidden:"" help:"The service of a region, without rights; \"lambent up\" starts it."`
 }
 
 // Process is what a command sees of the process that it runs in. Tests put their own in its place.

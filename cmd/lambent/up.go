@@ -9,16 +9,12 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"lambent/api"
-	"lambent/cmd/lambent/region"
 )
 
 // UpCmd runs a whole region in this process.
@@ -34,10 +30,13 @@ type UpCmd struct {
 	Quiet       bool          `help:"Do not print how to reach the region."`
 }
 
-// Run starts the region, says how to reach it, and serves until the context ends; then it drains.
+// Run starts the privileged part and the service, and waits until they have ended; when the context ends, the service drains.
 func (c *UpCmd) Run(ctx context.Context, proc *Process) error {
 	data, err := c.Dir(proc.Getenv)
 	if err != nil {
+		return err
+	}
+	if err := enterNamespace(); err != nil {
 		return err
 	}
 	unlock, err := lockData(data)
@@ -49,54 +48,27 @@ func (c *UpCmd) Run(ctx context.Context, proc *Process) error {
 	if err != nil {
 		return err
 	}
-	logger := slog.New(slog.NewTextHandler(proc.Err, &slog.HandlerOptions{Level: c.LogLevel}))
-	r, err := region.Open(ctx, region.Options{
-		Dir: data, Account: endpoint.Account, Region: endpoint.Region, AccountConcurrency: c.Concurrency,
-		AccessKeyID: endpoint.AccessKeyID, SecretAccessKey: endpoint.SecretAccessKey, Logger: logger,
-	})
-	if err != nil {
-		return err
-	}
-	if err := c.open(ctx, r, endpoint, proc, data, logger); err != nil {
-		return errors.Join(err, r.Close(context.WithoutCancel(ctx)))
-	}
-	return nil
-}
-
-// open listens, tells how to reach the region, and serves. The port is opened last: who can connect is served.
-func (c *UpCmd) open(ctx context.Context, r *region.Region, endpoint Endpoint, proc *Process, data string, logger *slog.Logger) error {
-	listener, err := net.Listen("tcp", c.Listen)
+	socket, address, err := bindTo(c.Listen)
 	if err != nil {
 		return fmt.Errorf("listen on %s (choose another address with --listen): %w", c.Listen, err)
 	}
-	defer listener.Close()
-	endpoint.Endpoint = "http://" + listener.Addr().String()
+	logger := slog.New(slog.NewTextHandler(proc.Err, &slog.HandlerOptions{Level: c.LogLevel}))
+	h, err := openHost(ctx, data, endpoint.Region, logger)
+	if err != nil {
+		return errors.Join(err, socket.Close())
+	}
+	endpoint.Endpoint = "http://" + address.String()
 	endpoint.Runtimes = nil
-	for _, a := range r.Runtimes() {
+	for _, a := range h.runtimes.Available() {
 		endpoint.Runtimes = append(endpoint.Runtimes, a.Name)
 	}
-	if err := writeEndpoint(data, endpoint); err != nil {
-		return err
+	err = writeEndpoint(data, endpoint)
+	if err == nil {
+		err = h.run(ctx, serviceConfig{Data: data, Endpoint: endpoint, Concurrency: c.Concurrency, Drain: c.Drain, LogLevel: c.LogLevel,
+			Quiet: c.Quiet, Runtimes: h.runtimes}, socket, proc)
 	}
-	if !c.Quiet {
-		greet(proc.Out, data, endpoint)
-	}
-	return c.serve(ctx, listener, r, logger)
-}
-
-// serve answers requests until ctx ends, lets running ones finish, and closes the region.
-func (c *UpCmd) serve(ctx context.Context, listener net.Listener, r *region.Region, logger *slog.Logger) error {
-	server := api.NewServer(r.API, logger)
-	failed := make(chan error, 1)
-	go func() { failed <- server.Serve(listener) }()
-	var err error
-	select {
-	case <-ctx.Done():
-	case err = <-failed:
-	}
-	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.Drain)
-	defer cancel()
-	return errors.Join(err, server.Shutdown(drain), r.Close(drain))
+	socket.Close()
+	return errors.Join(err, h.close())
 }
 
 // endpoint settles what the region is called and who may call it: flags before what an earlier start wrote, before

@@ -24,6 +24,9 @@ const (
 	blocks      = 63
 )
 
+// ServiceID is the user and group ID, on the host, of the process that serves what sandboxes say. It is no sandbox's.
+const ServiceID = First - 1
+
 // The function's IDs inside.
 const (
 	FunctionUID = 993 // sbx_user1051 on Lambda

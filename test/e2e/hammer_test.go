@@ -16,6 +16,8 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/service/lambda"
 	"github.com/aws/aws-sdk-go-v2/service/lambda/types"
+
+	"lambent/sandbox/cgroup"
 )
 
 func as[T error](err error, target *T) bool { return errors.As(err, target) }
@@ -120,7 +122,7 @@ func TestHammer(t *testing.T) {
 	if left := mountsBelow(t, data); len(left) > 0 {
 		t.Errorf("mounts left: %v", left)
 	}
-	if left := cgroupsOf(t, s.cmd.Process.Pid); len(left) > 0 {
+	if left := cgroupsOf(t, s.data); len(left) > 0 {
 		t.Errorf("cgroups left: %v", left)
 	}
 }
@@ -217,12 +219,16 @@ func interpreters(t *testing.T, s *server) (python, node string) {
 	return python, node
 }
 
-// cgroupsOf lists cgroups that carry the name of a region's process.
-func cgroupsOf(t *testing.T, pid int) []string {
+// cgroupsOf lists the cgroups of a region's sandboxes.
+func cgroupsOf(t *testing.T, data string) []string {
 	t.Helper()
+	names := map[string]bool{}
+	for _, zone := range []string{"a", "b", "c"} {
+		names[cgroup.Name(filepath.Join(data, "sandboxes-"+zone))] = true
+	}
 	var found []string
 	err := filepath.WalkDir("/sys/fs/cgroup", func(path string, d os.DirEntry, err error) error {
-		if err == nil && d.IsDir() && strings.Contains(path, fmt.Sprintf("lambent-%d", pid)) {
+		if err == nil && d.IsDir() && names[d.Name()] {
 			found = append(found, path)
 		}
 		return nil

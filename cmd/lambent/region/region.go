@@ -27,12 +27,18 @@ import (
 	"lambent/meta/etcd"
 	"lambent/placement"
 	"lambent/runtimes"
-	"lambent/sandbox/native"
+	"lambent/sandbox"
 	"lambent/worker"
 )
 
 // zones are the region's. In one process they exist in name.
 var zones = [3]string{"a", "b", "c"}
+
+// Zones lists the region's zones.
+func Zones() []string { return zones[:] }
+
+// Driver makes the sandboxes of a zone's worker.
+type Driver = sandbox.Driver
 
 // Options say what the region is called, where it keeps its state, and who may call it.
 type Options struct {
@@ -41,6 +47,8 @@ type Options struct {
 	AccountConcurrency int // default 1,000
 	AccessKeyID        string
 	SecretAccessKey    string
+	Runtimes           *runtimes.Registry
+	Driver             func(zone string) Driver // recovered; closed by the region
 	Logger             *slog.Logger
 }
 
@@ -53,7 +61,6 @@ type Region struct {
 	functions *functions.Service
 	counter   lambent.Counter
 	placement *placement.Service
-	runtimes  *runtimes.Registry
 	workers   map[lambent.WorkerID]lambent.Worker
 	managers  []*manager.Manager
 	cleanups  []func(context.Context) error // run last-in, first-out
@@ -120,9 +127,6 @@ func (r *Region) openWorkers(ctx context.Context) error {
 		return fmt.Errorf("open placement: %w", err)
 	}
 	r.onClose(func(context.Context) error { return r.placement.Close() })
-	if r.runtimes, err = runtimes.Open(runtimes.Options{Dir: filepath.Join(r.options.Dir, "runtimes"), Region: r.options.Region, Logger: r.options.Logger}); err != nil {
-		return fmt.Errorf("find the runtimes: %w", err)
-	}
 	memory, err := hostMemoryMiB()
 	if err != nil {
 		return err
@@ -138,18 +142,12 @@ func (r *Region) openWorkers(ctx context.Context) error {
 	return nil
 }
 
-func (r *Region) openWorker(ctx context.Context, zone string, memoryMiB int) (*worker.Worker, error) {
+func (r *Region) openWorker(_ context.Context, zone string, memoryMiB int) (*worker.Worker, error) {
 	home := filepath.Join(r.options.Dir, "worker-"+zone)
-	driver, err := native.Open(native.Options{StateDir: filepath.Join(home, "sandboxes"), Base: r.runtimes.Base(), Logger: r.options.Logger})
-	if err != nil {
-		return nil, err
-	}
+	driver := r.options.Driver(zone)
 	r.onClose(func(context.Context) error { return driver.Close() })
-	if err := driver.Recover(ctx); err != nil {
-		return nil, fmt.Errorf("clean up after an earlier start: %w", err)
-	}
 	return worker.Open(worker.Options{
-		ID: lambent.WorkerID("worker-" + zone), Zone: zone, Dir: home, Driver: driver, Runtimes: r.runtimes, Blobs: r.blobs,
+		ID: lambent.WorkerID("worker-" + zone), Zone: zone, Dir: home, Driver: driver, Runtimes: r.options.Runtimes, Blobs: r.blobs,
 		Placement: r.placement, Report: r.report, MemoryMiB: memoryMiB, Logger: r.options.Logger,
 	})
 }
@@ -202,9 +200,6 @@ func (r *Region) Close(ctx context.Context) error {
 	r.cleanups = nil
 	return errors.Join(errs...)
 }
-
-// Runtimes lists the runtimes that this host can run.
-func (r *Region) Runtimes() []runtimes.Available { return r.runtimes.Available() }
 
 func (r *Region) onClose(cleanup func(context.Context) error) {
 	r.cleanups = append(r.cleanups, cleanup)
