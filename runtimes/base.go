@@ -3,6 +3,7 @@ package runtimes
 import (
 	"bytes"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -33,7 +34,7 @@ func etcFiles() []string {
 }
 
 // base lists what every sandbox shows, and writes the synthesised /etc to directory etc.
-func (h hostTree) base(etc string) ([]sandbox.Mount, error) {
+func (h hostTree) base(etc string, resolver netip.Addr) ([]sandbox.Mount, error) {
 	var mounts []sandbox.Mount
 	for _, name := range systemDirectories() {
 		info, err := os.Lstat(h.path(name))
@@ -50,7 +51,7 @@ func (h hostTree) base(etc string) ([]sandbox.Mount, error) {
 		return nil, fmt.Errorf("the host has none of %s", strings.Join(systemDirectories(), " "))
 	}
 	mounts = append(mounts, sandbox.Mount{Source: etc, Target: "/etc"})
-	if err := writeEtc(etc); err != nil {
+	if err := writeEtc(etc, resolver); err != nil {
 		return nil, fmt.Errorf("write the functions' /etc: %w", err)
 	}
 	for _, name := range etcFiles() {
@@ -93,17 +94,20 @@ func (h hostTree) mountPoint(source, point string) error {
 	return writeFile(point, nil)
 }
 
-// etcContent is the synthesised /etc. The user is Lambda's; what resolves names is set up with the network, and there is
-// none so far.
-func etcContent() map[string]string {
+// etcContent is the synthesised /etc. The user is Lambda's.
+func etcContent(resolver netip.Addr) map[string]string {
 	const user = "sbx_user1051"
+	names := "nameserver 169.254.100.1\noptions timeout:1 attempts:1\n" // refuses at once
+	if resolver.IsValid() {
+		names = "nameserver " + resolver.String() + "\noptions timeout:2 attempts:3\n"
+	}
 	return map[string]string{
 		"passwd": "root:x:0:0:root:/root:/sbin/nologin\n" +
 			user + ":x:993:990::/home/" + user + ":/sbin/nologin\n" +
 			"nobody:x:65534:65534:nobody:/:/sbin/nologin\n",
 		"group":         "root:x:0:\n" + user + ":x:990:\nnobody:x:65534:\n",
 		"hosts":         "127.0.0.1 localhost\n::1 localhost\n",
-		"resolv.conf":   "nameserver 169.254.100.1\noptions timeout:1 attempts:1\n",
+		"resolv.conf":   names,
 		"nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\nnetworks: files\nprotocols: files\nservices: files\n",
 		"os-release":    "NAME=\"Lambent\"\nID=lambent\nPRETTY_NAME=\"Lambent\"\n",
 	}
@@ -121,8 +125,8 @@ func etcLinks() map[string]string {
 	}
 }
 
-func writeEtc(etc string) error {
-	for name, content := range etcContent() {
+func writeEtc(etc string, resolver netip.Addr) error {
+	for name, content := range etcContent(resolver) {
 		if err := writeFile(filepath.Join(etc, name), []byte(content)); err != nil {
 			return err
 		}

@@ -1,6 +1,7 @@
 package runtimes
 
 import (
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -44,7 +45,7 @@ func TestBase(t *testing.T) {
 				}
 			}
 			for range 2 { // the second time finds what the first has written
-				mounts, err := hostTree(root).base(filepath.Join(root, "data", "etc"))
+				mounts, err := hostTree(root).base(filepath.Join(root, "data", "etc"), netip.Addr{})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -71,7 +72,7 @@ func TestBase(t *testing.T) {
 			}
 		})
 	}
-	if _, err := hostTree(t.TempDir()).base(filepath.Join(t.TempDir(), "etc")); err == nil {
+	if _, err := hostTree(t.TempDir()).base(filepath.Join(t.TempDir(), "etc"), netip.Addr{}); err == nil {
 		t.Error("an empty host is no error")
 	}
 }

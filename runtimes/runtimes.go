@@ -3,6 +3,7 @@ package runtimes
 import (
 	"errors"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -24,6 +25,9 @@ type Options struct {
 	// Home is where version managers (pyenv, nvm, ...) keep their directories, unless their own variables say otherwise.
 	// Default: the user's home directory.
 	Home string
+	// Resolver is the address of the name server in functions' /etc/resolv.conf. Default: one that nobody answers at, for
+	// sandboxes without a network.
+	Resolver netip.Addr
 	// Logger is told about interpreters that cannot be used. Default: nothing is logged.
 	Logger *slog.Logger
 }
@@ -81,7 +85,7 @@ func Open(options Options) (*Registry, error) {
 		options.Logger = slog.New(slog.DiscardHandler)
 	}
 	host := hostTree("/")
-	base, err := host.base(filepath.Join(dir, "etc"))
+	base, err := host.base(filepath.Join(dir, "etc"), options.Resolver)
 	if err != nil {
 		return nil, err
 	}

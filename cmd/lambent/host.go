@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"lambent/cmd/lambent/region"
+	"lambent/network"
 	"lambent/runtimes"
 	"lambent/sandbox"
 	"lambent/sandbox/identity"
@@ -32,8 +34,19 @@ import (
 type host struct {
 	data     string
 	logger   *slog.Logger
+	network  *network.Network // nil: no egress
 	runtimes *runtimes.Registry
 	drivers  map[string]sandbox.Driver // by zone
+}
+
+// hostOptions say what sandboxes are like.
+type hostOptions struct {
+	data   string
+	region string
+	egress network.Policy
+	allow  []netip.Prefix // private prefixes that egress may reach nevertheless
+	deny   []netip.Prefix
+	logger *slog.Logger
 }
 
 // ownNamespace is the environment variable that says that this process has a mount namespace of its own.
@@ -56,20 +69,28 @@ func enterNamespace() error {
 	return fmt.Errorf("start in a mount namespace: %w", syscall.Exec(executable, os.Args, append(os.Environ(), ownNamespace+"=own")))
 }
 
-// openHost finds the runtimes and opens a driver for each zone. What an earlier start left is removed.
-func openHost(ctx context.Context, data, regionName string, logger *slog.Logger) (_ *host, err error) {
-	h := &host{data: data, logger: logger, drivers: map[string]sandbox.Driver{}}
+// openHost opens the network, finds the runtimes and opens a driver for each zone. What an earlier start left is removed.
+func openHost(ctx context.Context, o hostOptions) (_ *host, err error) {
+	h := &host{data: o.data, logger: o.logger, drivers: map[string]sandbox.Driver{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, h.close())
 		}
 	}()
-	h.runtimes, err = runtimes.Open(runtimes.Options{Dir: filepath.Join(data, "runtimes"), Region: regionName, Logger: logger})
+	resolver, err := h.openNetwork(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	h.runtimes, err = runtimes.Open(runtimes.Options{Dir: filepath.Join(o.data, "runtimes"), Region: o.region, Resolver: resolver, Logger: o.logger})
 	if err != nil {
 		return nil, fmt.Errorf("find the runtimes: %w", err)
 	}
 	for _, zone := range region.Zones() {
-		driver, err := native.Open(native.Options{StateDir: filepath.Join(data, "sandboxes-"+zone), Base: h.runtimes.Base(), Logger: logger})
+		options := native.Options{StateDir: filepath.Join(o.data, "sandboxes-"+zone), Base: h.runtimes.Base(), Logger: o.logger}
+		if h.network != nil {
+			options.Network = h.network
+		}
+		driver, err := native.Open(options)
 		if err != nil {
 			return nil, err
 		}
@@ -81,11 +102,34 @@ func openHost(ctx context.Context, data, regionName string, logger *slog.Logger)
 	return h, nil
 }
 
+// openNetwork opens the sandboxes' way out and returns the address of its name server. Without egress it removes what an earlier
+// start with it left.
+func (h *host) openNetwork(ctx context.Context, o hostOptions) (resolver netip.Addr, err error) {
+	state := filepath.Join(o.data, "network")
+	if os.Geteuid() != 0 {
+		return resolver, nil // opening the drivers says what is missing
+	}
+	if err := os.MkdirAll(state, 0o700); err != nil {
+		return resolver, err
+	}
+	if o.egress == network.None {
+		return resolver, network.Recover(state, nil)
+	}
+	h.network, err = network.Open(ctx, network.Options{StateDir: state, Policy: o.egress, Allow: o.allow, Deny: o.deny, Log: o.logger})
+	if err != nil {
+		return resolver, fmt.Errorf("open the functions' network (without one: --egress none): %w", err)
+	}
+	return h.network.Resolver(), nil
+}
+
 // close destroys all sandboxes.
 func (h *host) close() error {
 	var all []error
 	for _, driver := range h.drivers {
 		all = append(all, driver.Close())
+	}
+	if h.network != nil {
+		all = append(all, h.network.Close())
 	}
 	return errors.Join(all...)
 }
@@ -157,6 +201,8 @@ const (
 	fdConfig = 3 + iota
 	fdHost
 	fdListen
+	fdDNSPackets // with serviceConfig.DNS
+	fdDNSStreams
 )
 
 // run starts the service with its configuration and the socket of the API, which it takes over, and makes sandboxes for it until it ends. When the
@@ -200,6 +246,7 @@ func (h *host) run(ctx context.Context, config serviceConfig, listen *os.File, p
 func (h *host) startService(config serviceConfig, theirs, listen *os.File, proc *Process) (*exec.Cmd, error) {
 	defer theirs.Close()
 	defer listen.Close()
+	config.DNS = h.network != nil
 	text, err := json.Marshal(config)
 	if err != nil {
 		return nil, err
@@ -219,6 +266,16 @@ func (h *host) startService(config serviceConfig, theirs, listen *os.File, proc 
 	cmd.Env = serviceEnvironment(os.Environ())
 	cmd.Stdout, cmd.Stderr = proc.Out, proc.Err
 	cmd.ExtraFiles = []*os.File{reader, theirs, listen}
+	if h.network != nil {
+		packets, streams, err := h.network.DNS()
+		if err != nil {
+			writer.Close()
+			return nil, err
+		}
+		defer packets.Close()
+		defer streams.Close()
+		cmd.ExtraFiles = append(cmd.ExtraFiles, packets, streams)
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a terminal's interrupt comes through this process, once
 	if err := cmd.Start(); err != nil {
 		writer.Close()

@@ -15,6 +15,7 @@ import (
 
 	"lambent/api"
 	"lambent/cmd/lambent/region"
+	"lambent/network"
 	"lambent/runtimes"
 	"lambent/sandbox/identity"
 	"lambent/sandbox/native"
@@ -30,6 +31,7 @@ type serviceConfig struct {
 	LogLevel    slog.Level
 	Quiet       bool
 	Runtimes    *runtimes.Registry
+	DNS         bool // the name server of sandboxes is to be served
 }
 
 // ServiceCmd is the service of a region. Lambent starts it by itself.
@@ -58,6 +60,13 @@ func (c *ServiceCmd) Run(ctx context.Context, proc *Process) error {
 		cancel(remote.ErrGone)
 	}()
 	logger := slog.New(slog.NewTextHandler(proc.Err, &slog.HandlerOptions{Level: config.LogLevel}))
+	if config.DNS {
+		stop, err := serveDNS(ctx, logger)
+		if err != nil {
+			return err
+		}
+		defer stop()
+	}
 	r, err := region.Open(ctx, region.Options{
 		Dir: serviceData, Account: config.Endpoint.Account, Region: config.Endpoint.Region, AccountConcurrency: config.Concurrency,
 		AccessKeyID: config.Endpoint.AccessKeyID, SecretAccessKey: config.Endpoint.SecretAccessKey, Logger: logger,
@@ -67,6 +76,23 @@ func (c *ServiceCmd) Run(ctx context.Context, proc *Process) error {
 		return err
 	}
 	return config.serve(ctx, r, proc, logger)
+}
+
+// serveDNS answers what sandboxes ask their name server, until the returned function is called.
+func serveDNS(ctx context.Context, logger *slog.Logger) (stop func(), err error) {
+	packets, streams, err := network.Sockets(os.NewFile(fdDNSPackets, "dns"), os.NewFile(fdDNSStreams, "dns"))
+	if err != nil {
+		return nil, fmt.Errorf("take the name server's sockets: %w", err)
+	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx)) // functions that drain still ask
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := network.ServeDNS(ctx, packets, streams, network.DNSOptions{Log: logger}); err != nil {
+			logger.Error("the functions' name server has ended", "error", err)
+		}
+	}()
+	return func() { cancel(); <-done }, nil
 }
 
 // dropRights makes all threads of the process the service's user, without capabilities, under the functions' system call filter.

@@ -9,25 +9,31 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"lambent/network"
 )
 
 // UpCmd runs a whole region in this process.
 type UpCmd struct {
 	DataFlag
-	Listen      string        `help:"Address of the API endpoint." default:"127.0.0.1:9070" placeholder:"HOST:PORT"`
-	Account     string        `help:"Account of the region's caller, 12 digits (default: as before, at first 000000000000)." placeholder:"ID"`
-	Region      string        `help:"Name of the region (default: as before, at first us-east-1)."`
-	Credentials string        `help:"Access key that callers sign with (default: as before, at first a generated one)." placeholder:"ID:SECRET"`
-	Concurrency int           `help:"Concurrent executions that the account may have." default:"1000"`
-	Drain       time.Duration `help:"How long running invokes may take to finish after SIGTERM." default:"20s"`
-	LogLevel    slog.Level    `help:"Least level of the region's own log on stderr (debug, info, warn, error)." default:"warn"`
-	Quiet       bool          `help:"Do not print how to reach the region."`
+	Listen      string         `help:"Address of the API endpoint." default:"127.0.0.1:9070" placeholder:"HOST:PORT"`
+	Account     string         `help:"Account of the region's caller, 12 digits (default: as before, at first 000000000000)." placeholder:"ID"`
+	Region      string         `help:"Name of the region (default: as before, at first us-east-1)."`
+	Credentials string         `help:"Access key that callers sign with (default: as before, at first a generated one)." placeholder:"ID:SECRET"`
+	Concurrency int            `help:"Concurrent executions that the account may have." default:"1000"`
+	Egress      network.Policy `help:"What functions may reach: none, internet (public addresses), all (private ones too). Never this host itself, other functions or metadata services." enum:"none,internet,all" default:"internet"`
+	EgressAllow []netip.Prefix `help:"Private addresses that functions may reach with --egress internet." placeholder:"CIDR"`
+	EgressDeny  []netip.Prefix `help:"Addresses that functions may not reach." placeholder:"CIDR"`
+	Drain       time.Duration  `help:"How long running invokes may take to finish after SIGTERM." default:"20s"`
+	LogLevel    slog.Level     `help:"Least level of the region's own log on stderr (debug, info, warn, error)." default:"warn"`
+	Quiet       bool           `help:"Do not print how to reach the region."`
 }
 
 // Run starts the privileged part and the service, and waits until they have ended; when the context ends, the service drains.
@@ -53,7 +59,8 @@ func (c *UpCmd) Run(ctx context.Context, proc *Process) error {
 		return fmt.Errorf("listen on %s (choose another address with --listen): %w", c.Listen, err)
 	}
 	logger := slog.New(slog.NewTextHandler(proc.Err, &slog.HandlerOptions{Level: c.LogLevel}))
-	h, err := openHost(ctx, data, endpoint.Region, logger)
+	h, err := openHost(ctx, hostOptions{data: data, region: endpoint.Region, egress: c.Egress, allow: c.EgressAllow, deny: c.EgressDeny,
+		logger: logger})
 	if err != nil {
 		return errors.Join(err, socket.Close())
 	}

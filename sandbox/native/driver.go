@@ -32,6 +32,8 @@ type Options struct {
 	// TmpInMemory keeps /tmp in memory, for hosts without loop devices. The function's memory limit then grows by the size of
 	// /tmp, because the kernel counts both as one. Default: on disk, in an unnamed file in StateDir.
 	TmpInMemory bool
+	// Network connects every sandbox to the outside. Default: none, so that a sandbox reaches the Runtime API and itself only.
+	Network sandbox.Network
 	// IdentityDir is shared by all drivers of the host, which agree there on user IDs. Default: /run/lambent/ids.
 	IdentityDir string
 	// Logger receives what no caller is there to be told. Default: slog.Default().

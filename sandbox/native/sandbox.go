@@ -45,6 +45,7 @@ type Sandbox struct {
 	initGone chan struct{}
 	control  *control
 	listener net.Listener
+	network  sandbox.Attachment // nil: none
 
 	// Set by the owner's calls, which come one at a time.
 	spare       *starter // ready to become a process; nil: none
@@ -82,6 +83,9 @@ func (s *Sandbox) create(ctx context.Context) (err error) {
 		return err
 	}
 	if err := s.setUp(); err != nil {
+		return err
+	}
+	if err := s.attach(ctx); err != nil {
 		return err
 	}
 	if err := s.giveTmp(readyTmpMiB, false); err != nil {
@@ -161,6 +165,20 @@ func (s *Sandbox) setUp() error {
 		return fmt.Errorf("take the Runtime API's socket: %w", err)
 	}
 	return nil
+}
+
+// attach connects the sandbox to the driver's network.
+func (s *Sandbox) attach(ctx context.Context) error {
+	if s.driver.options.Network == nil {
+		return nil
+	}
+	namespace, err := os.Open("/proc/" + strconv.Itoa(s.init.pid) + "/ns/net")
+	if err != nil {
+		return fmt.Errorf("open the network namespace: %w", err)
+	}
+	defer namespace.Close()
+	s.network, err = s.driver.options.Network.Attach(ctx, s.id, namespace)
+	return err
 }
 
 // limit sets the limits of the function's processes.
@@ -318,6 +336,9 @@ func (s *Sandbox) Destroy(ctx context.Context) error {
 func (s *Sandbox) end() {
 	defer close(s.ending)
 	s.endErr = s.endProcesses()
+	if s.network != nil {
+		s.endErr = errors.Join(s.endErr, s.network.Detach())
+	}
 	if s.listener != nil {
 		s.listener.Close()
 	}
