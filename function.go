@@ -25,8 +25,9 @@ type FunctionRef struct {
 	Qualifier string
 }
 
-// VersionKey identifies the content of a function version: a sandbox is bound to exactly one for its whole life.
-// $LATEST gets a new Revision at each change of code or configuration; a published version never changes.
+// VersionKey identifies the content of a function version and the isolation that it runs under: a sandbox is bound to exactly
+// one for its whole life. $LATEST gets a new Revision at each change of code or configuration, and all versions of a function get
+// one when its isolation changes; but for that a published version never changes.
 type VersionKey struct {
 	Function FunctionID
 	Version  string // "$LATEST" or a decimal number
@@ -74,6 +75,10 @@ type FunctionVersion struct {
 	Code         CodeRef
 	Layers       []CodeRef // in the order they are unpacked to /opt
 	Logging      Logging
+	// Isolation is what the version runs under, and nothing weaker. It is always set.
+	Isolation Isolation
+	// PerTenant: each invoke names a tenant, and sandboxes are not shared between tenants.
+	PerTenant bool
 
 	State FunctionState // only StateActive and StateInactive may be invoked
 }

@@ -69,7 +69,9 @@ type WorkerReport struct {
 
 // Placement chooses workers, grants capacity on them to managers, and watches their health.
 type Placement interface {
-	// Place grants room for up to req.Count sandboxes of one version on one worker, at least one. Unavailable: nothing fits.
+	// Place grants room for up to req.Count sandboxes of one version on one worker, at least one, that offers the version's
+	// isolation and where the account may be. Unavailable: nothing fits now. InvalidRuntime: there are workers, and none of
+	// them offers the isolation.
 	Place(ctx context.Context, req PlaceRequest) (Grant, error)
 	// Free gives back n of a grant's sandboxes. Idempotent only in that more than was granted frees no more.
 	Free(ctx context.Context, id GrantID, n int) error
@@ -88,12 +90,13 @@ type Demand struct {
 
 // PlaceRequest asks for room for Count sandboxes of one version.
 type PlaceRequest struct {
-	Manager ManagerID
-	Key     VersionKey
-	Account string
-	Demand  Demand
-	Count   int
-	Avoid   []WorkerID // workers that just refused or failed
+	Manager   ManagerID
+	Key       VersionKey
+	Account   string
+	Isolation Isolation // only workers that offer it are chosen
+	Demand    Demand
+	Count     int
+	Avoid     []WorkerID // workers that just refused or failed
 }
 
 // Grant is room for Count sandboxes of one version on a worker, until Expires.
@@ -117,6 +120,8 @@ type WorkerStatus struct {
 	UsedMiB   int // resident memory of all sandboxes
 	Draining  bool
 	Failures  int // sandbox starts that failed through a fault of the host, since Boot
+	Drivers   []Isolation
+	Residents []Resident // whose sandboxes are there, and under what; in no order, each once
 }
 
 // WorkerLease is the right of a worker to start new sandboxes, for Term from when the heartbeat was sent. Terms are 6 to 10
@@ -150,10 +155,11 @@ type WorkerState struct {
 
 // Worker is one host: the authority on its own sandboxes.
 type Worker interface {
-	// Start makes a sandbox for a version and initialises its runtime. It returns when the runtime has asked for its first
-	// event, or when its initialisation has failed or passed 10 s; the failure is then met again, and reported, by the first
-	// invoke, as Lambda does. Errors: Unavailable (no lease, no room, draining: try another worker), InvalidRuntime (the
-	// host has no such runtime), Internal. Starting a sandbox that exists is an error.
+	// Start makes a sandbox for a version, under the version's isolation and no other, and initialises its runtime. It returns
+	// when the runtime has asked for its first event, or when its initialisation has failed or passed 10 s; the failure is then
+	// met again, and reported, by the first invoke, as Lambda does. Errors: Unavailable (no lease, no room, draining, the
+	// isolation is not offered, or another account's sandboxes are there that this one's may not be beside: try another
+	// worker), InvalidRuntime (the host has no such runtime), Internal. Starting a sandbox that exists is an error.
 	Start(ctx context.Context, req StartRequest) error
 	// Invoke runs one invoke under a claim. SandboxGone and StaleEpoch mean that nothing was run. When ctx ends before the
 	// function has answered, the invoke goes on as Lambda's does, and its result is thrown away.

@@ -24,14 +24,15 @@ func (c *call) createFunction(in *wire.CreateFunctionRequest) error {
 	if err != nil {
 		return err
 	}
-	if err := unsupported(in.Code.SourceKMSKeyArn != nil, "SourceKMSKeyArn", in.PublishTo != nil, "PublishTo", in.TenancyConfig != nil, "TenancyConfig",
+	if err := unsupported(in.Code.SourceKMSKeyArn != nil, "SourceKMSKeyArn", in.PublishTo != nil, "PublishTo",
 		in.CapacityProviderConfig != nil, "CapacityProviderConfig", in.DurableConfig != nil, "DurableConfig"); err != nil {
 		return err
 	}
 	code := functions.Code{ZipFile: in.Code.ZipFile, S3Bucket: value(in.Code.S3Bucket), S3Key: value(in.Code.S3Key),
 		S3ObjectVersion: value(in.Code.S3ObjectVersion), ImageURI: value(in.Code.ImageUri)}
 	return c.answer(c.Functions.CreateFunction(c.ctx, functions.CreateFunctionRequest{Function: ref.FunctionName, Settable: created(in).domain(), Code: code,
-		PackageType: value(in.PackageType), Architectures: in.Architectures, Publish: value(in.Publish), Tags: in.Tags, CodeSigningConfigARN: value(in.CodeSigningConfigArn)}))
+		PackageType: value(in.PackageType), Architectures: in.Architectures, Publish: value(in.Publish), Tags: in.Tags,
+		TenantIsolation: tenantIsolation(in.TenancyConfig), CodeSigningConfigARN: value(in.CodeSigningConfigArn)}))
 }
 
 // unsupported refuses what a request sets and Lambent does not have: pairs of whether a member is there, and its name.

@@ -77,6 +77,14 @@ func (s *settable) domain() functions.Settable {
 	return d
 }
 
+// tenantIsolation is the mode that a request asks for, empty for none.
+func tenantIsolation(config *wire.TenancyConfig) string {
+	if config == nil {
+		return ""
+	}
+	return value(config.TenantIsolationMode)
+}
+
 // value returns a member, its type's zero value when it is absent.
 func value[T any](member *T) (zero T) {
 	if member == nil {
@@ -108,6 +116,9 @@ func configuration(c *functions.Configuration) wire.FunctionConfiguration {
 		State: given(string(c.State)), StateReason: given(c.StateReason), StateReasonCode: given(c.StateReasonCode),
 		LastUpdateStatus: given(string(c.LastUpdateStatus)), LastUpdateStatusReason: given(c.LastUpdateStatusReason),
 		LastUpdateStatusReasonCode: given(c.LastUpdateStatusReasonCode),
+	}
+	if c.TenantIsolation != "" {
+		out.TenancyConfig = &wire.TenancyConfig{TenantIsolationMode: &c.TenantIsolation}
 	}
 	if c.Environment != nil {
 		out.Environment = &wire.EnvironmentResponse{Variables: c.Environment}

@@ -213,6 +213,7 @@ func TestCloseWhileAsking(t *testing.T) {
 func TestObserve(t *testing.T) {
 	r := frontendtest.NewRegion()
 	v := frontendtest.Function("f", lambent.Latest)
+	v.PerTenant = true
 	r.Put(v)
 	observed := 0
 	f := open(t, r, Options{Observe: func(key lambent.VersionKey, tenant string, result lambent.WorkerResult) {

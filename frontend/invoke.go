@@ -19,6 +19,9 @@ func (f *FrontEnd) Invoke(ctx context.Context, req lambent.InvokeRequest) (lambe
 	if err != nil {
 		return lambent.InvokeResponse{}, err
 	}
+	if err := checkTenant(target.version, req.TenantID); err != nil {
+		return lambent.InvokeResponse{}, err
+	}
 	if req.Type == lambent.DryRun {
 		return lambent.InvokeResponse{ExecutedVersion: target.version.Key.Version}, nil
 	}
@@ -103,6 +106,19 @@ func (f *FrontEnd) admit(req *lambent.InvokeRequest) error {
 		return lambent.Errorf(lambent.AccessDenied,
 			"User: %s is not authorized to perform: lambda:InvokeFunction on resource: %s because no resource-based policy allows the lambda:InvokeFunction action",
 			req.Caller.ARN, f.arn(req.Function))
+	}
+	return nil
+}
+
+// checkTenant refuses a request without a tenant to a function that isolates tenants, and one with a tenant to any other.
+func checkTenant(version *lambent.FunctionVersion, tenant string) error {
+	switch {
+	case version.PerTenant && tenant == "":
+		return lambent.Errorf(lambent.InvalidParameter,
+			"The invoked function is enabled with tenancy configuration. Add a valid tenant ID in your request and try again.")
+	case !version.PerTenant && tenant != "":
+		return lambent.Errorf(lambent.InvalidParameter,
+			"The invoked function is not enabled with tenancy configuration. Remove the tenant ID from your request and try again.")
 	}
 	return nil
 }

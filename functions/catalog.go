@@ -18,7 +18,8 @@ const maxBacklog = 10_000
 // catalog is the image of all functions in memory, fed by one watch of the metadata store, and the fan-out of its changes.
 // Events that it hands out are shared: nobody writes to what they point at.
 type catalog struct {
-	region string
+	region    string
+	isolation isolationPolicy
 
 	mu        sync.Mutex
 	revision  int64 // of the store; what happened up to there is in functions
@@ -31,6 +32,7 @@ type catalog struct {
 // entry is a function in the catalogue.
 type entry struct {
 	name     lambent.FunctionName
+	under    lambent.Isolation
 	latest   *lambent.FunctionVersion
 	settings *lambent.Settings
 	versions map[string]*lambent.FunctionVersion
@@ -44,9 +46,10 @@ type watcher struct {
 	wake   chan struct{}          // of capacity 1
 }
 
-func newCatalog(region string) *catalog {
+func newCatalog(region string, policy isolationPolicy) *catalog {
 	return &catalog{
 		region:    region,
+		isolation: policy,
 		functions: make(map[lambent.FunctionID]*entry),
 		names:     make(map[lambent.FunctionName]lambent.FunctionID),
 		watchers:  make(map[*watcher]struct{}),
@@ -172,11 +175,25 @@ func (c *catalog) headLocked(change meta.Change) (events []lambent.CatalogEvent,
 		e.settings = &lambent.Settings{Reserved: h.Reserved}
 		events = append(events, lambent.CatalogEvent{Kind: lambent.CatalogSettings, Function: name, ID: h.ID, Settings: e.settings})
 	}
-	if e.latest == nil || e.latest.Key.Revision != h.Latest.Content || e.latest.State != h.Latest.State {
-		e.latest = dataPlane(name, h.ID, c.region, h.Latest)
+	events = append(events, e.isolate(h.ID, c.isolation.of(h.Tags))...)
+	if latest := dataPlane(name, h.ID, c.region, e.under, h.Latest); e.latest == nil || e.latest.Key != latest.Key || e.latest.State != latest.State {
+		e.latest = latest
 		events = append(events, lambent.CatalogEvent{Kind: lambent.CatalogVersion, Function: name, ID: h.ID, Version: e.latest})
 	}
 	return events, h.Latest.inFlux() || len(h.Settling) > 0, nil
+}
+
+// isolate moves a function's published versions to another isolation. $LATEST is its caller's.
+func (e *entry) isolate(id lambent.FunctionID, isolation lambent.Isolation) (events []lambent.CatalogEvent) {
+	if e.under == isolation {
+		return nil
+	}
+	e.under = isolation
+	for _, number := range slices.Sorted(maps.Keys(e.versions)) {
+		e.versions[number] = under(isolation, e.versions[number])
+		events = append(events, lambent.CatalogEvent{Kind: lambent.CatalogVersion, Function: e.name, ID: id, Version: e.versions[number]})
+	}
+	return events
 }
 
 func sameReservation(a, b *int) bool {
@@ -211,7 +228,7 @@ func (c *catalog) versionLocked(change meta.Change) ([]lambent.CatalogEvent, err
 	if known := e.versions[number]; known != nil && known.State == v.State {
 		return nil, nil
 	}
-	e.versions[number] = dataPlane(e.name, id, c.region, v)
+	e.versions[number] = dataPlane(e.name, id, c.region, e.under, v)
 	return []lambent.CatalogEvent{{Kind: lambent.CatalogVersion, Function: e.name, ID: id, Version: e.versions[number]}}, nil
 }
 

@@ -189,7 +189,7 @@ func TestCatalogContents(t *testing.T) {
 		FunctionName: name("f"), Key: lambent.VersionKey{Function: created.ID, Version: "$LATEST", Revision: latest.Key.Revision},
 		ARN: arn("f"), Runtime: "python3.12", Architecture: "arm64", Handler: "index.handler", Role: role, MemoryMiB: 256, EphemeralMiB: 600,
 		Timeout: 5 * time.Second, Environment: map[string]string{"A": "1"}, Code: created.Code, State: lambent.StateActive,
-		Logging: lambent.Logging{Format: "JSON", ApplicationLevel: "INFO", SystemLevel: "INFO", Group: "/aws/lambda/f"},
+		Isolation: lambent.IsolationNative, Logging: lambent.Logging{Format: "JSON", ApplicationLevel: "INFO", SystemLevel: "INFO", Group: "/aws/lambda/f"},
 	}
 	if diff := cmp.Diff(want, latest); diff != "" {
 		t.Error(diff)

@@ -176,10 +176,10 @@ func (s *Service) runtimeVersionARN(runtime string) string {
 }
 
 // dataPlane returns a version as the data plane needs it.
-func dataPlane(fn lambent.FunctionName, id lambent.FunctionID, region string, v version) *lambent.FunctionVersion {
+func dataPlane(fn lambent.FunctionName, id lambent.FunctionID, region string, isolation lambent.Isolation, v version) *lambent.FunctionVersion {
 	return &lambent.FunctionVersion{
 		FunctionName: fn,
-		Key:          lambent.VersionKey{Function: id, Version: v.Version, Revision: v.Content},
+		Key:          lambent.VersionKey{Function: id, Version: v.Version, Revision: revision(v.Content, isolation)},
 		ARN:          fn.ARN(region),
 		Runtime:      v.Runtime,
 		Architecture: v.Architectures[0],
@@ -191,6 +191,8 @@ func dataPlane(fn lambent.FunctionName, id lambent.FunctionID, region string, v 
 		Environment:  v.Environment,
 		Code:         v.Code,
 		Logging:      v.Logging,
+		Isolation:    isolation,
+		PerTenant:    v.TenantIsolation != "",
 		State:        v.State,
 	}
 }

@@ -15,7 +15,11 @@ func (s *Service) CreateFunction(ctx context.Context, req CreateFunctionRequest)
 	if err := checkCreate(req); err != nil {
 		return nil, err
 	}
+	if err := s.isolation.check(req.Tags); err != nil {
+		return nil, err
+	}
 	configuration := defaults(req.Function, lambent.FunctionID(newID()))
+	configuration.TenantIsolation = req.TenantIsolation
 	apply(&configuration, req.Settable)
 	if len(req.Architectures) == 1 {
 		configuration.Architectures = []string{req.Architectures[0]}
@@ -76,6 +80,11 @@ func checkCreate(req CreateFunctionRequest) error {
 	}
 	if err := checkSettable(req.Settable); err != nil {
 		return err
+	}
+	if mode := req.TenantIsolation; mode != "" {
+		if err := checkEnum("tenancyConfig.tenantIsolationMode", &mode, tenantIsolationMode); err != nil {
+			return err
+		}
 	}
 	return checkTags(req.Tags)
 }

@@ -40,7 +40,7 @@ type head struct {
 // version is the record of a version: its configuration without its ARN, and the revision of its content.
 type version struct {
 	Configuration
-	Content string // VersionKey.Revision
+	Content string // with the isolation, VersionKey.Revision
 }
 
 // accountRecord is what an account's functions share.

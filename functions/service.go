@@ -21,6 +21,11 @@ type Options struct {
 	Blobs  blob.Store // required
 	// AccountConcurrency is the limit of each account; 0: 1,000.
 	AccountConcurrency int
+	// Isolation is what functions run under that do not ask for another one by their tag; "": native.
+	Isolation lambent.Isolation
+	// LeastIsolation is the weakest that a function may ask for, and not stronger than Isolation; "": Isolation. When it is
+	// raised, functions that have asked for less run under it.
+	LeastIsolation lambent.Isolation
 	// CollectInterval is how often archives that nothing refers to are deleted; 0: 10 minutes. Only one process may have
 	// the blob store open with a Service.
 	CollectInterval time.Duration
@@ -34,6 +39,8 @@ type Service struct {
 	log     *slog.Logger
 	catalog *catalog
 	pins    pins
+
+	isolation isolationPolicy
 
 	checks   chan struct{} // slots for reading archives through
 	settling chan struct{} // slots for settling
@@ -59,13 +66,18 @@ func Open(ctx context.Context, options Options) (*Service, error) {
 	}
 	options.AccountConcurrency = cmp.Or(options.AccountConcurrency, defaultConcurrency)
 	options.CollectInterval = cmp.Or(options.CollectInterval, 10*time.Minute)
+	policy, err := newIsolationPolicy(options.Isolation, options.LeastIsolation)
+	if err != nil {
+		return nil, err
+	}
 	s := &Service{
-		options:  options,
-		log:      cmp.Or(options.Logger, slog.New(slog.DiscardHandler)),
-		catalog:  newCatalog(options.Region),
-		checks:   make(chan struct{}, runtime.GOMAXPROCS(0)),
-		settling: make(chan struct{}, maxSettling),
-		kick:     make(chan struct{}, 1),
+		options:   options,
+		log:       cmp.Or(options.Logger, slog.New(slog.DiscardHandler)),
+		catalog:   newCatalog(options.Region, policy),
+		isolation: policy,
+		checks:    make(chan struct{}, runtime.GOMAXPROCS(0)),
+		settling:  make(chan struct{}, maxSettling),
+		kick:      make(chan struct{}, 1),
 	}
 	s.running, s.stop = context.WithCancel(context.Background())
 	revision, err := s.relist(ctx)

@@ -105,6 +105,9 @@ func (s *Service) TagResource(ctx context.Context, ref lambent.FunctionRef, tags
 	if len(tags) == 0 {
 		return invalid("An error occurred and the request cannot be processed.")
 	}
+	if err := s.isolation.check(tags); err != nil {
+		return err
+	}
 	return s.changeTags(ctx, ref, func(current map[string]string) { maps.Copy(current, tags) })
 }
 
@@ -125,12 +128,13 @@ func (s *Service) changeTags(ctx context.Context, ref lambent.FunctionRef, edit 
 		if fn.Tags == nil {
 			fn.Tags = make(map[string]string)
 		}
+		before := s.isolation.of(fn.Tags)
 		edit(fn.Tags)
 		if err := checkTags(fn.Tags); err != nil {
 			return nil, err
 		}
 		fn.Latest.RevisionID = newID()
-		return &change{}, nil
+		return &change{visible: s.isolation.of(fn.Tags) != before}, nil
 	})
 }
 

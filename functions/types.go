@@ -56,6 +56,8 @@ type Configuration struct {
 	TracingMode   string // "PassThrough" or "Active"
 	SnapStart     SnapStart
 	Logging       lambent.Logging
+	// TenantIsolation is TenancyConfig.TenantIsolationMode: "PER_TENANT", or empty for none. It does not change.
+	TenantIsolation string `json:",omitzero"`
 
 	RuntimeVersionARN string // RuntimeVersionConfig.RuntimeVersionArn; empty in lists
 	Code              lambent.CodeRef
@@ -173,6 +175,7 @@ type CreateFunctionRequest struct {
 	Architectures        []string // empty: x86_64
 	Publish              bool     // publish version 1 as well
 	Tags                 map[string]string
+	TenantIsolation      string // TenancyConfig.TenantIsolationMode; "" or "PER_TENANT"
 	CodeSigningConfigARN string // rejected unless empty
 }
 

@@ -21,6 +21,8 @@ const (
 	maxNameLength  = 64
 	maxTagKey      = 128 // characters
 	maxTagValue    = 256
+	// tenantIsolationMode is the one mode that there is.
+	tenantIsolationMode = "PER_TENANT"
 )
 
 // runtimes that functions can be created with.
@@ -182,6 +184,9 @@ func checkResult(c *Configuration, logging *LoggingConfig) error {
 	}
 	if logging != nil && c.Logging.Format != lambent.LogJSON && (logging.ApplicationLevel != "" || logging.SystemLevel != "") {
 		return invalid("To set ApplicationLogLevel or SystemLogLevel, LogFormat must be JSON.")
+	}
+	if c.SnapStart.ApplyOn != "None" && c.TenantIsolation != "" {
+		return invalid("SnapStart is not supported for functions with tenant isolation.")
 	}
 	if c.SnapStart.ApplyOn != "None" && !snapStartRuntime(c.Runtime) {
 		return invalid("%s is not supported for SnapStart enabled functions.", c.Runtime)

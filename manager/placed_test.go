@@ -58,6 +58,7 @@ func (w *beaten) status() lambent.WorkerStatus {
 	defer w.mu.Unlock()
 	return lambent.WorkerStatus{
 		Worker: w.id, Zone: "zone-" + string(w.id), Boot: "first", MemoryMiB: w.memoryMiB, VCPU: 2, Sandboxes: len(w.boxes), UsedMiB: 20 * len(w.boxes),
+		Drivers: []lambent.Isolation{lambent.IsolationNative},
 	}
 }
 

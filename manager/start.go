@@ -92,11 +92,12 @@ func (m *Manager) nextRequest(p *pool) (lambent.PlaceRequest, bool) {
 		return lambent.PlaceRequest{}, false
 	}
 	req := lambent.PlaceRequest{
-		Manager: m.options.ID,
-		Key:     p.key.version,
-		Account: p.version.Account,
-		Demand:  p.learnt.demand(p.version.MemoryMiB),
-		Count:   len(p.unplaced) + p.heat.ahead(now),
+		Manager:   m.options.ID,
+		Key:       p.key.version,
+		Account:   p.version.Account,
+		Isolation: p.version.Isolation,
+		Demand:    p.learnt.demand(p.version.MemoryMiB),
+		Count:     len(p.unplaced) + p.heat.ahead(now),
 	}
 	for id, until := range p.avoid {
 		if now.Before(until) {
@@ -131,12 +132,13 @@ func (m *Manager) granted(p *pool, grant lambent.Grant) {
 	m.placeHeldLocked(p, now)
 }
 
-// refused fails the starts that have waited for room too long.
+// refused fails the starts that have waited for room too long, or for which there will be none.
 func (m *Manager) refused(p *pool, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	oldest := time.Now().Add(-m.options.Patience)
-	for len(p.unplaced) > 0 && p.unplaced[0].asked.Before(oldest) {
+	never := lambent.CodeOf(err) == lambent.InvalidRuntime
+	for len(p.unplaced) > 0 && (never || p.unplaced[0].asked.Before(oldest)) {
 		st := p.unplaced[0]
 		p.unplaced = p.unplaced[1:]
 		p.endStartLocked(worse(st.err, err))

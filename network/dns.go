@@ -112,7 +112,10 @@ func (f *forwarder) serveUDP(ctx context.Context, socket net.PacketConn, work *s
 			return nil
 		}
 		if err != nil {
-			return fmt.Errorf("receive queries: %w", err)
+			if err := f.pause(ctx, err); err != nil {
+				return fmt.Errorf("receive queries: %w", err)
+			}
+			continue
 		}
 		asked, ok := parseQuery(buffer[:n])
 		client := clientOf(from)
@@ -130,6 +133,19 @@ func (f *forwarder) serveUDP(ctx context.Context, socket net.PacketConn, work *s
 	}
 }
 
+// pause waits a little after an error that may pass, such as too many open files. It returns the error if the socket is closed.
+func (f *forwarder) pause(ctx context.Context, err error) error {
+	if errors.Is(err, net.ErrClosed) && ctx.Err() == nil {
+		return err
+	}
+	f.opts.Log.WarnContext(ctx, "the name server cannot serve for a moment", "error", err)
+	select {
+	case <-time.After(100 * time.Millisecond):
+	case <-ctx.Done():
+	}
+	return nil
+}
+
 func (f *forwarder) serveTCP(ctx context.Context, listener net.Listener, work *sync.WaitGroup) error {
 	for {
 		conn, err := listener.Accept()
@@ -140,7 +156,10 @@ func (f *forwarder) serveTCP(ctx context.Context, listener net.Listener, work *s
 			return nil
 		}
 		if err != nil {
-			return fmt.Errorf("accept connections of sandboxes: %w", err)
+			if err := f.pause(ctx, err); err != nil {
+				return fmt.Errorf("accept connections of sandboxes: %w", err)
+			}
+			continue
 		}
 		client := clientOf(conn.RemoteAddr())
 		if !f.connections.enter(client) {

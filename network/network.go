@@ -44,7 +44,7 @@ type Options struct {
 type Limits struct {
 	// Connections tracked by the host at once, those that have just ended included. Default 1,024.
 	Connections int
-	// NewConnections begun per second; up to Connections may begin at once. Default 250.
+	// NewConnections begun per second; up to Connections may begin at once. Default 100.
 	NewConnections int
 	// Packets sent per second. Large TCP writes count once per 64 KiB. Default 50,000.
 	Packets int
@@ -58,7 +58,7 @@ func (l Limits) withDefaults() Limits {
 	for _, field := range []struct {
 		value *int
 		usual int
-	}{{&l.Connections, 1024}, {&l.NewConnections, 250}, {&l.Packets, 50_000}, {&l.Queries, 200}} {
+	}{{&l.Connections, 1024}, {&l.NewConnections, 100}, {&l.Packets, 50_000}, {&l.Queries, 200}} {
 		if *field.value == 0 {
 			*field.value = field.usual
 		}

@@ -17,7 +17,7 @@ import (
 const uplinkName = "uplink"
 
 // idle is how long a sandbox's place in a rate limit is kept after its last packet.
-const idle = 30 * time.Second
+const idle = 10 * time.Second
 
 // ruleset builds one table. The connection sends it to the kernel as one transaction.
 type ruleset struct {

@@ -14,12 +14,11 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"go.uber.org/goleak"
-	"golang.org/x/sys/unix"
 )
 
 func TestMain(m *testing.M) {
-	if os.Getenv("X") != "" {
-		_ = 0
+	if os.Getenv(victimVariable) != "" {
+		victim()
 		return
 	}
 	goleak.VerifyTestMain(m)
@@ -283,5 +282,3 @@ func (w *world) linkNames(namespace *os.File) []string {
 	})
 	return names
 }
-
-var _ = unix.AF_INET

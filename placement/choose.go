@@ -31,6 +31,7 @@ const (
 // wanted is what a choice is asked for.
 type wanted struct {
 	function lambent.FunctionID
+	who      lambent.Resident // whose sandboxes, and under what
 	demand   demand
 	count    int // sandboxes, at least 1
 	avoid    []lambent.WorkerID
@@ -61,7 +62,7 @@ func best(hosts []*host, want wanted, how fit, now time.Time, random *rand.Rand)
 	var found *host
 	var highest float64
 	consider := func(h *host) {
-		if !h.leaseEnd.After(now) || slices.Contains(want.avoid, h.id) {
+		if !h.leaseEnd.After(now) || !h.tenancy.accepts(want.who) || slices.Contains(want.avoid, h.id) {
 			return
 		}
 		mean, bound := h.with(want.function, want.demand, 1)
@@ -134,19 +135,21 @@ func extent(h *host, want wanted, how fit) int {
 	return low
 }
 
-// closest returns the usable worker that lacks least memory for one sandbox of the function, and could hold it when it is
-// empty; nil if no worker could.
+// closest returns the usable worker that lacks least for one sandbox of the function, and could hold it when it is empty; nil if
+// no worker could. A worker that lacks memory lacks less than one that another account has to leave.
 func closest(region *snapshot, want wanted) *host {
 	var found *host
 	var least float64
+	var leastTaken bool
 	for _, z := range region.zones {
 		for _, h := range z.open {
-			if want.demand.bound().memory > h.capacity.memory {
+			if want.demand.bound().memory > h.capacity.memory || !slices.Contains(h.tenancy.offers, want.who.Isolation) {
 				continue
 			}
 			_, bound := h.with(want.function, want.demand, 1)
-			if lacks := bound.memory - h.capacity.memory; found == nil || lacks < least {
-				found, least = h, lacks
+			lacks, taken := bound.memory-h.capacity.memory, !h.tenancy.beside(want.who)
+			if found == nil || leastTaken && !taken || taken == leastTaken && lacks < least {
+				found, least, leastTaken = h, lacks, taken
 			}
 		}
 	}

@@ -26,7 +26,8 @@ func newTown() *town {
 }
 
 func (t *town) worker(id lambent.WorkerID, zone string, memory, vcpu float64) *host {
-	h := newHost(id, t.region.zone(zone))
+	h := t.region.newHost(id, zone)
+	h.tenancy.offers = []lambent.Isolation{""}
 	h.capacity = resources{memory, vcpu}
 	h.leaseEnd = t.now.Add(time.Hour)
 	h.setOpen(true)

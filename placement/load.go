@@ -58,7 +58,8 @@ func (d demand) differs(older demand) bool {
 // Invariants: a host is in its zone's open list exactly while it is usable, and index is its place there; a host's mean and
 // variance are the sums over its functions; a zone's copies are the sums over all of its hosts.
 type snapshot struct {
-	zones []*zone // in the order in which they were first seen
+	zones  []*zone             // in the order in which they were first seen
+	shared []lambent.Isolation // that hold between accounts
 }
 
 type zone struct {
@@ -78,6 +79,7 @@ type host struct {
 	mean      resources
 	variance  resources
 	functions map[lambent.FunctionID]share
+	tenancy   tenancy
 
 	index int // in zone.open, -1 when it is not there
 }
@@ -100,8 +102,9 @@ func (s *snapshot) zone(name string) *zone {
 	return z
 }
 
-func newHost(id lambent.WorkerID, z *zone) *host {
-	return &host{id: id, zone: z, functions: make(map[lambent.FunctionID]share), index: -1}
+// newHost makes a host without load, and not open.
+func (s *snapshot) newHost(id lambent.WorkerID, zone string) *host {
+	return &host{id: id, zone: s.zone(zone), functions: make(map[lambent.FunctionID]share), tenancy: newTenancy(s.shared), index: -1}
 }
 
 // setOpen says whether the host may get new sandboxes.
@@ -153,6 +156,7 @@ func (h *host) clear() {
 		}
 	}
 	clear(h.functions)
+	h.tenancy.clear()
 	h.mean, h.variance = resources{}, resources{}
 }
 

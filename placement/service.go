@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -28,6 +29,9 @@ type Options struct {
 	// Spare is the share of each worker's capacity that is used only when nothing else is left, so that there is room for
 	// bursts and for the load of a lost zone. Default: 0.1.
 	Spare float64
+	// SharedHosts are the isolations that hold between accounts: sandboxes of different accounts are on one worker at the same
+	// time only if all of them are under these. nil: lambent.DefaultSharedHosts; empty: no worker is shared.
+	SharedHosts []lambent.Isolation
 	// Seed makes the random choices repeatable. Default: a random one.
 	Seed uint64
 	// Logger is told about workers that come, go and fall ill. Default: nothing is logged.
@@ -37,7 +41,7 @@ type Options struct {
 // Service is the Placement Service of a region. It is safe for use by many goroutines; its methods answer from memory.
 //
 // Invariants: the load of a worker in the snapshot is the sum of its grants; a worker is open in the snapshot exactly while it
-// is healthy; a dead worker has no grants.
+// is healthy; a dead worker has no grants; accounts share workers as tenancy has it.
 type Service struct {
 	options Options
 	log     *slog.Logger
@@ -77,6 +81,7 @@ type grant struct {
 	id      lambent.GrantID
 	worker  *worker
 	copies  copies
+	who     lambent.Resident
 	demand  demand // of each sandbox; all grants of the same copies have about the same
 	count   int
 	expires time.Time
@@ -113,6 +118,9 @@ func Open(options Options) (*Service, error) {
 	options.LeaseMin = cmp.Or(options.LeaseMin, 6*time.Hour)
 	options.LeaseMax = cmp.Or(options.LeaseMax, max(options.LeaseMin, 10*time.Hour))
 	options.Spare = cmp.Or(options.Spare, 0.1)
+	if options.SharedHosts == nil {
+		options.SharedHosts = lambent.DefaultSharedHosts()
+	}
 	options.Seed = cmp.Or(options.Seed, rand.Uint64())
 	switch {
 	case options.DeadAfter < options.SuspectAfter:
@@ -127,6 +135,7 @@ func Open(options Options) (*Service, error) {
 		options: options,
 		log:     cmp.Or(options.Logger, slog.New(slog.DiscardHandler)),
 		random:  rand.New(rand.NewPCG(options.Seed, 0)),
+		region:  snapshot{shared: options.SharedHosts},
 		workers: make(map[lambent.WorkerID]*worker),
 		grants:  make(map[lambent.GrantID]*grant),
 		copies:  make(map[copies]*group),
@@ -153,6 +162,7 @@ func (s *Service) Place(ctx context.Context, req lambent.PlaceRequest) (lambent.
 	}
 	want := wanted{
 		function: req.Key.Function,
+		who:      lambent.Resident{Account: req.Account, Isolation: req.Isolation},
 		demand:   demandOf(req.Demand),
 		count:    min(max(1, req.Count), maxGrant),
 		avoid:    req.Avoid,
@@ -173,11 +183,12 @@ func (s *Service) Place(ctx context.Context, req lambent.PlaceRequest) (lambent.
 		id:      lambent.GrantID("g" + strconv.FormatUint(s.serial, 36)),
 		worker:  w,
 		copies:  of,
+		who:     want.who,
 		demand:  want.demand,
 		count:   count,
 		expires: now.Add(s.termLocked()),
 	}
-	w.add(want.function, g.demand, count)
+	g.load(count)
 	s.grants[g.id], w.grants[g.id] = g, g
 	if s.copies[of] == nil {
 		s.copies[of] = &group{g.demand, make(map[lambent.GrantID]*grant)}
@@ -201,6 +212,12 @@ func (s *Service) reviseLocked(of copies, now demand) {
 	}
 }
 
+// load changes the load of the grant's worker by n of its sandboxes. n may be negative.
+func (g *grant) load(n int) {
+	g.worker.add(g.copies.version.Function, g.demand, n)
+	g.worker.tenancy.hold(g.who, n)
+}
+
 // forgetLocked ends a grant that has no load any more.
 func (s *Service) forgetLocked(g *grant) {
 	delete(s.grants, g.id)
@@ -217,9 +234,18 @@ func (s *Service) refuseLocked(want wanted, now time.Time) error {
 	if short := closest(&s.region, want); short != nil {
 		s.workers[short.id].shortUntil = now.Add(shortFor)
 	}
+	if len(s.order) > 0 && !s.offeredLocked(want.who.Isolation) {
+		return lambent.Errorf(lambent.InvalidRuntime,
+			"The function is to run under the isolation %s, and no worker of this region offers that. It is not run under another.", want.who.Isolation)
+	}
 	refusal := lambent.Errorf(lambent.Unavailable, "No worker has room for another sandbox of this function.")
 	refusal.RetryAfter = refusalRetry
 	return refusal
+}
+
+// offeredLocked tells whether any worker that is known, well or not, has a driver for an isolation.
+func (s *Service) offeredLocked(isolation lambent.Isolation) bool {
+	return slices.ContainsFunc(s.order, func(w *worker) bool { return slices.Contains(w.status.Drivers, isolation) })
 }
 
 // Free implements lambent.Placement.
@@ -235,7 +261,7 @@ func (s *Service) Free(ctx context.Context, id lambent.GrantID, n int) error {
 	}
 	n = min(n, g.count)
 	g.count -= n
-	g.worker.add(g.copies.version.Function, g.demand, -n)
+	g.load(-n)
 	if g.count == 0 {
 		s.forgetLocked(g)
 	}

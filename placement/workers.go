@@ -39,6 +39,7 @@ func (s *Service) Heartbeat(ctx context.Context, status lambent.WorkerStatus) (l
 	w.status = status
 	w.capacity = resources{memory: float64(max(0, status.MemoryMiB)), vcpu: max(0, status.VCPU)}
 	w.resident = float64(max(0, status.UsedMiB))
+	w.tenancy.offers, w.tenancy.residents = status.Drivers, status.Residents
 	w.leaseEnd = now.Add(w.term)
 	w.vitals.seen, w.vitals.leaseEnd = now, w.leaseEnd
 	s.judgeLocked(w, now)
@@ -48,7 +49,7 @@ func (s *Service) Heartbeat(ctx context.Context, status lambent.WorkerStatus) (l
 // registerLocked takes in a worker that was not known.
 func (s *Service) registerLocked(status lambent.WorkerStatus) *worker {
 	w := &worker{
-		host:   newHost(status.Worker, s.region.zone(status.Zone)),
+		host:   s.region.newHost(status.Worker, status.Zone),
 		health: lambent.WorkerDead, // until it is judged
 		grants: make(map[lambent.GrantID]*grant),
 	}
@@ -62,7 +63,7 @@ func (s *Service) registerLocked(status lambent.WorkerStatus) *worker {
 func (s *Service) rebootLocked(w *worker, status lambent.WorkerStatus) {
 	s.dropGrantsLocked(w)
 	w.setOpen(false)
-	w.host = newHost(status.Worker, s.region.zone(status.Zone))
+	w.host = s.region.newHost(status.Worker, status.Zone)
 	w.failures, w.mustEmpty, w.health, w.shortUntil = nil, false, lambent.WorkerDead, time.Time{}
 	s.leaseLocked(w)
 }
@@ -173,7 +174,7 @@ func (s *Service) sweep(now time.Time) {
 func (s *Service) endGrantsLocked(w *worker, now time.Time) {
 	for _, g := range w.grants {
 		if now.Sub(g.expires) >= grantGrace {
-			w.add(g.copies.version.Function, g.demand, -g.count)
+			g.load(-g.count)
 			s.forgetLocked(g)
 		}
 	}

@@ -36,6 +36,7 @@ type environment struct {
 	journal journal
 
 	// Set while starting.
+	entered bool // it is among the worker's residents
 	box     sandbox.Sandbox
 	api     *runtimeapi.Server
 	output  *output
@@ -240,6 +241,9 @@ func (w *Worker) destroy(e *environment) error {
 	err := e.destroy()
 	if w.environments.CompareAndDelete(e.request.Sandbox, e) {
 		w.count.Add(-1)
+		if e.entered && err == nil { // else something of it may live on
+			w.residents.leave(e.resident())
+		}
 	}
 	return err
 }

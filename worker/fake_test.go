@@ -367,14 +367,14 @@ func newHarness(t testing.TB, program func(*fakeProcess) sandbox.Exit, change fu
 	t.Helper()
 	h := &harness{t: t, driver: &fakeDriver{program: program}, blobs: memoryBlobs{},
 		placement: &fakePlacement{lease: lambent.WorkerLease{Epoch: 1, Term: time.Hour}}}
-	h.options = Options{ID: "w1", Zone: "a", MemoryMiB: 1 << 20, Driver: h.driver, Runtimes: fakeRuntimes{}, Blobs: h.blobs,
+	h.options = Options{ID: "w1", Zone: "a", MemoryMiB: 1 << 20, Drivers: map[lambent.Isolation]sandbox.Driver{lambent.IsolationNative: h.driver}, Runtimes: fakeRuntimes{}, Blobs: h.blobs,
 		Placement: h.placement, Dir: t.TempDir(), Logger: slog.New(slog.DiscardHandler)}
 	if change != nil {
 		change(&h.options)
 	}
 	h.version = &lambent.FunctionVersion{FunctionName: lambent.FunctionName{Account: "000000000001", Name: "f"},
 		Key: lambent.VersionKey{Function: "id", Version: lambent.Latest, Revision: "1"}, ARN: "arn:aws:lambda:r:000000000001:function:f",
-		Runtime: "provided.al2023", MemoryMiB: 128, EphemeralMiB: 512, Timeout: 5 * time.Second, Code: h.blobs.put(t, map[string]string{"bootstrap": "#!"})}
+		Isolation: lambent.IsolationNative, Runtime: "provided.al2023", MemoryMiB: 128, EphemeralMiB: 512, Timeout: 5 * time.Second, Code: h.blobs.put(t, map[string]string{"bootstrap": "#!"})}
 	var err error
 	if h.worker, err = Open(h.options); err != nil {
 		t.Fatal(err)

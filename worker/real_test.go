@@ -15,6 +15,7 @@ import (
 
 	"lambent"
 	"lambent/runtimes"
+	"lambent/sandbox"
 	"lambent/sandbox/native"
 )
 
@@ -98,7 +99,7 @@ func newRealHarness(t testing.TB, change func(*Options)) (*harness, host) {
 		t.Fatal(err)
 	}
 	h := &harness{t: t, blobs: memoryBlobs{}, placement: &fakePlacement{lease: lambent.WorkerLease{Epoch: 1, Term: time.Hour}}}
-	h.options = Options{ID: "w1", Zone: "a", MemoryMiB: 1 << 20, Driver: driver, Runtimes: shared.registry, Blobs: h.blobs,
+	h.options = Options{ID: "w1", Zone: "a", MemoryMiB: 1 << 20, Drivers: map[lambent.Isolation]sandbox.Driver{lambent.IsolationNative: driver}, Runtimes: shared.registry, Blobs: h.blobs,
 		Placement: h.placement, Dir: t.TempDir(), Logger: logger}
 	if change != nil {
 		change(&h.options)
@@ -126,7 +127,7 @@ func (h *harness) function(runtime, handler string, files map[string]string) {
 	h.t.Helper()
 	h.version = &lambent.FunctionVersion{FunctionName: lambent.FunctionName{Account: "000000000001", Name: "f"},
 		Key: lambent.VersionKey{Function: lambent.FunctionID(runtime + handler), Version: lambent.Latest, Revision: "1"}, ARN: "arn:aws:lambda:r:000000000001:function:f",
-		Runtime: runtime, Handler: handler, MemoryMiB: 512, EphemeralMiB: 512, Timeout: 20 * time.Second, Code: h.blobs.put(h.t, files)}
+		Isolation: lambent.IsolationNative, Runtime: runtime, Handler: handler, MemoryMiB: 512, EphemeralMiB: 512, Timeout: 20 * time.Second, Code: h.blobs.put(h.t, files)}
 }
 
 func (h *harness) provided(program string) {
@@ -199,7 +200,7 @@ func TestRealLanguages(t *testing.T) {
 func TestRealFailures(t *testing.T) {
 	h, shared := newRealHarness(t, nil)
 	h.provided(shared.programs["probe"])
-	h.version.MemoryMiB, h.version.Timeout = 128, 3*time.Second
+	h.version.MemoryMiB, h.version.Timeout = 128, time.Minute // a loaded host is slow
 	h.start("s")
 	marks := 0
 	for _, c := range []struct{ command, payload, report string }{
@@ -211,12 +212,19 @@ func TestRealFailures(t *testing.T) {
 		{"abort", `{"errorType":"Runtime.ExitError","errorMessage":"RequestId: ID Error: Runtime exited with error: signal: killed"}`, "Status: error\tError Type: Runtime.ExitError"},
 		{"allocate", `{"errorType":"Runtime.OutOfMemory","errorMessage":"RequestId: ID Error: Runtime exited with error: signal: killed"}`, "Status: error\tError Type: Runtime.OutOfMemory"},
 		{"mark", `{"runs":1,"marks":4}`, "MB\t"},
-		{"sleep", "Task timed out after 3.00 seconds", "Status: timeout"},
-		{"fork", "Task timed out after 3.00 seconds", "Status: timeout"},
+		{"sleep", "Task timed out after 60.00 seconds", "Status: timeout"},
+		{"fork", "Task timed out after 60.00 seconds", "Status: timeout"},
 		{"mark", `{"runs":1,"marks":5}`, "MB\t"},
 		{"flood", `"done"`, "MB\t"},
 	} {
-		result := h.invoke("s", `"`+c.command+`"`)
+		request := h.request("s", `"`+c.command+`"`)
+		if strings.HasPrefix(c.report, "Status: timeout") {
+			request.Deadline = time.Now().Add(3 * time.Second)
+		}
+		result, err := h.worker.Invoke(t.Context(), request)
+		if err != nil {
+			t.Fatal(err)
+		}
 		id := fmt.Sprint("request-", h.requests)
 		got := strings.ReplaceAll(string(result.Response.Payload), id, "ID")
 		if !strings.Contains(got, c.payload) || result.Outcome != lambent.OutcomeIdle {
@@ -403,9 +411,9 @@ func BenchmarkRealColdStart(b *testing.B) {
 			b.Error(err)
 		}
 		eventually(b, "the pool is full", func() bool {
-			h.worker.pool.mu.Lock()
-			defer h.worker.pool.mu.Unlock()
-			return len(h.worker.pool.ready) >= 2
+			h.worker.pools[lambent.IsolationNative].mu.Lock()
+			defer h.worker.pools[lambent.IsolationNative].mu.Unlock()
+			return len(h.worker.pools[lambent.IsolationNative].ready) >= 2
 		})
 		b.StartTimer()
 	}

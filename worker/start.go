@@ -32,6 +32,12 @@ func (w *Worker) Start(ctx context.Context, request lambent.StartRequest) error 
 	if err := w.mayStart(time.Now()); err != nil {
 		return err
 	}
+	if w.options.Drivers[request.Version.Isolation] == nil {
+		return lambent.Errorf(lambent.Unavailable, "The worker does not offer the isolation %s", request.Version.Isolation)
+	}
+	if request.Version.PerTenant == (request.Tenant == "") {
+		return lambent.Errorf(lambent.InvalidParameter, "A sandbox has a tenant exactly if its function isolates tenants")
+	}
 	if !w.enter() {
 		return lambent.Errorf(lambent.Unavailable, "The worker is closed")
 	}
@@ -41,7 +47,11 @@ func (w *Worker) Start(ctx context.Context, request lambent.StartRequest) error 
 		return lambent.Errorf(lambent.Conflict, "The sandbox %s exists", request.Sandbox)
 	}
 	w.count.Add(1)
-	err := w.start(ctx, e)
+	err := w.residents.enter(e.resident())
+	if err == nil {
+		e.entered = true
+		err = w.start(ctx, e)
+	}
 	if err == nil {
 		err = e.available(w)
 	}
@@ -137,7 +147,7 @@ func (w *Worker) gather(ctx context.Context, e *environment) (code, layers strin
 		fetch(&layers, e.version.Layers...)
 	}
 	group.Go(func() error {
-		box, err := w.pool.take(ctx)
+		box, err := w.pools[e.version.Isolation].take(ctx)
 		if err != nil {
 			return err
 		}

@@ -30,7 +30,7 @@ type Placement interface {
 	Heartbeat(ctx context.Context, status lambent.WorkerStatus) (lambent.WorkerLease, error)
 }
 
-// Options configure a worker. ID, MemoryMiB, Driver, Runtimes, Blobs, Placement and Dir are required. What they refer to stays
+// Options configure a worker. ID, MemoryMiB, Drivers, Runtimes, Blobs, Placement and Dir are required. What they refer to stays
 // the caller's, and outlives the worker.
 type Options struct {
 	ID   lambent.WorkerID
@@ -39,11 +39,20 @@ type Options struct {
 	MemoryMiB int
 	// VCPU is the host's CPU for sandboxes. Default: the number of processors.
 	VCPU float64
-	// Driver makes the sandboxes. Its Recover has been called.
-	Driver    sandbox.Driver
-	Runtimes  Runtimes
-	Blobs     lambent.Blobs
-	Placement Placement
+	// Drivers make the sandboxes, each those of one isolation. Their Recover has been called. A version is run under its own
+	// isolation or not at all.
+	Drivers map[lambent.Isolation]sandbox.Driver
+	// Driver is the native driver of a worker that has no other. It is not looked at when there are Drivers.
+	Driver sandbox.Driver
+	// Isolation is the one of which sandboxes are kept ready before it is known what is asked for. Default: the weakest that
+	// there is a driver for.
+	Isolation lambent.Isolation
+	// SharedHosts are the isolations that hold between accounts: sandboxes of different accounts are here at the same time only
+	// if all of them are under these. nil: lambent.DefaultSharedHosts; empty: the worker is never shared.
+	SharedHosts []lambent.Isolation
+	Runtimes    Runtimes
+	Blobs       lambent.Blobs
+	Placement   Placement
 	// Report tells a manager of sandboxes that ended by themselves. Default: nobody is told, and managers learn it by List or
 	// by a claim that is refused.
 	Report func(ctx context.Context, manager lambent.ManagerID, report lambent.WorkerReport) error
@@ -69,11 +78,14 @@ type Options struct {
 }
 
 func (o *Options) defaults() error {
-	for name, missing := range map[string]bool{"ID": o.ID == "", "MemoryMiB": o.MemoryMiB <= 0, "Driver": o.Driver == nil,
+	for name, missing := range map[string]bool{"ID": o.ID == "", "MemoryMiB": o.MemoryMiB <= 0,
 		"Runtimes": o.Runtimes == nil, "Blobs": o.Blobs == nil, "Placement": o.Placement == nil, "Dir": o.Dir == ""} {
 		if missing {
 			return fmt.Errorf("open worker: option %s is required", name)
 		}
+	}
+	if err := o.checkDrivers(); err != nil {
+		return err
 	}
 	orDefault(&o.VCPU, float64(runtime.NumCPU()))
 	orDefault(&o.PoolMin, 2)
@@ -109,10 +121,11 @@ type Worker struct {
 	boot    string
 	code    *codecache.Cache
 	logs    *logstore.Store
-	pool    *pool
+	pools   map[lambent.Isolation]*pool
 	lease   atomic.Pointer[lease]
 	buffers *sync.Pool // of *[readSize]byte
 
+	residents    *residents
 	environments sync.Map // lambent.SandboxID to *environment
 	count        atomic.Int64
 	busy         atomic.Int64
@@ -132,7 +145,7 @@ func Open(options Options) (*Worker, error) {
 	if err := options.defaults(); err != nil {
 		return nil, err
 	}
-	w := &Worker{options: options, logger: options.Logger, buffers: &sync.Pool{New: func() any { return new([readSize]byte) }}}
+	w := &Worker{options: options, logger: options.Logger, residents: newResidents(options.SharedHosts), buffers: &sync.Pool{New: func() any { return new([readSize]byte) }}}
 	var random [8]byte
 	rand.Read(random[:])
 	w.boot = hex.EncodeToString(random[:])
@@ -148,8 +161,11 @@ func Open(options Options) (*Worker, error) {
 		return nil, errors.Join(fmt.Errorf("open worker: %w", err), w.code.Close())
 	}
 	w.work, w.cancel = context.WithCancel(context.Background())
-	w.pool = openPool(poolOptions{driver: options.Driver, prefix: "s" + w.boot, min: options.PoolMin, max: options.PoolMax,
-		logger: w.logger, failed: func() { w.failures.Add(1) }})
+	w.pools = make(map[lambent.Isolation]*pool)
+	for isolation, driver := range options.Drivers {
+		w.pools[isolation] = openPool(poolOptions{driver: driver, prefix: "s" + w.boot, min: options.PoolMin, max: options.PoolMax,
+			logger: w.logger, failed: func() { w.failures.Add(1) }})
+	}
 	w.heartbeat()
 	w.done.Go(w.keepLease)
 	return w, nil
@@ -194,7 +210,11 @@ func (w *Worker) Close() error {
 	w.closed = true
 	w.mu.Unlock()
 	w.done.Wait()
-	all = append(all, w.Drain(ended), w.pool.close(), w.code.Close(), w.logs.Close())
+	all = append(all, w.Drain(ended))
+	for _, pool := range w.pools {
+		all = append(all, pool.close())
+	}
+	all = append(all, w.code.Close(), w.logs.Close())
 	return errors.Join(all...)
 }
 

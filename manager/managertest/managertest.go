@@ -74,7 +74,7 @@ func Version(id lambent.FunctionID, revision string) *lambent.FunctionVersion {
 	name := lambent.FunctionName{Account: "123456789012", Name: string(id)}
 	return &lambent.FunctionVersion{
 		FunctionName: name, Key: lambent.VersionKey{Function: id, Version: lambent.Latest, Revision: revision}, ARN: name.ARN("local"),
-		MemoryMiB: 128, Timeout: 3 * time.Second, State: lambent.StateActive,
+		Isolation: lambent.IsolationNative, MemoryMiB: 128, Timeout: 3 * time.Second, State: lambent.StateActive,
 	}
 }
 

@@ -123,7 +123,7 @@ func (r *Region) Place(ctx context.Context, req lambent.PlaceRequest) (lambent.G
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.places++
-	if req.Count < 1 || req.Manager == "" || req.Key.Function == "" || req.Demand.MemoryMiB <= 0 {
+	if req.Count < 1 || req.Manager == "" || req.Key.Function == "" || req.Demand.MemoryMiB <= 0 || !req.Isolation.Known() {
 		r.faultLocked("placement was asked for %+v", req)
 	}
 	avoid := make(map[lambent.WorkerID]bool)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"sync"
 	"testing"
 	"time"
@@ -37,13 +38,14 @@ func Run(t *testing.T, open func(*testing.T) lambent.Placement) {
 
 // Status is the heartbeat of an idle worker with 1 GiB and 1 vCPU.
 func Status(id lambent.WorkerID) lambent.WorkerStatus {
-	return lambent.WorkerStatus{Worker: id, Zone: "zone-" + string(id), Boot: "first", MemoryMiB: 1024, VCPU: 1}
+	return lambent.WorkerStatus{Worker: id, Zone: "zone-" + string(id), Boot: "first", MemoryMiB: 1024, VCPU: 1,
+		Drivers: []lambent.Isolation{lambent.IsolationNative}}
 }
 
 // Request asks for room for n sandboxes of 100 MiB.
 func Request(fn lambent.FunctionID, n int) lambent.PlaceRequest {
 	return lambent.PlaceRequest{
-		Manager: "m", Key: lambent.VersionKey{Function: fn, Version: "1", Revision: "r"}, Account: "123456789012", Count: n,
+		Manager: "m", Key: lambent.VersionKey{Function: fn, Version: "1", Revision: "r"}, Account: "123456789012", Isolation: lambent.IsolationNative, Count: n,
 		Demand: lambent.Demand{MemoryMiB: 100, VCPU: 0.01},
 	}
 }
@@ -103,7 +105,7 @@ func testHeartbeat(t *testing.T, p lambent.Placement) {
 	if lease.Term <= 0 || lease.Drain || lease.Epoch == 0 {
 		t.Errorf("the lease is %+v", lease)
 	}
-	if got := state(t, p); got.Status != status || got.Health != lambent.WorkerHealthy || got.Grants != 0 || !got.Expiry.After(time.Now()) {
+	if got := state(t, p); !reflect.DeepEqual(got.Status, status) || got.Health != lambent.WorkerHealthy || got.Grants != 0 || !got.Expiry.After(time.Now()) {
 		t.Errorf("the state is %+v", got)
 	}
 	if again := beat(t, p, status); again.Epoch != lease.Epoch {

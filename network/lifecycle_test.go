@@ -1,0 +1,254 @@
+package network
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/nftables"
+	"github.com/vishvananda/netlink"
+)
+
+// victimVariable has the test program open a network, for the state directory that is its value, and wait to be killed. Its
+// descriptor 3 is the host's namespace, 4 a sandbox's.
+const victimVariable = "LAMBENT_NETWORK_VICTIM"
+
+func victim() {
+	opts := Options{StateDir: os.Getenv(victimVariable), Policy: All, Host: os.NewFile(3, "host"), Log: slog.New(slog.DiscardHandler)}
+	n, err := Open(context.Background(), opts)
+	if err == nil {
+		_, err = n.Attach(context.Background(), "a", os.NewFile(4, "sandbox"))
+	}
+	fmt.Println("ready", err)
+	select {}
+}
+
+// left lists what networks have made on the world's host.
+func (w *world) left() []string {
+	w.t.Helper()
+	conn := must(nftables.New(nftables.WithNetNSFd(int(w.host.Fd()))))(w.t)
+	var found []string
+	for _, table := range must(conn.ListTables())(w.t) {
+		found = append(found, "table "+table.Name)
+	}
+	for _, link := range w.linkNames(w.host) {
+		if strings.HasPrefix(link, "lamb") {
+			found = append(found, "interface "+link)
+		}
+	}
+	w.in(w.host, func() error {
+		taken, err := takenPrefixes()
+		for _, prefix := range taken {
+			if netip.MustParsePrefix("100.112.0.0/12").Overlaps(prefix) {
+				found = append(found, "route "+prefix.String())
+			}
+		}
+		return err
+	})
+	return found
+}
+
+func TestNothingIsLeftAfterAKill(t *testing.T) {
+	w := newWorld(t)
+	state := t.TempDir()
+	for range 3 {
+		inside := w.namespace()
+		child := exec.Command(os.Args[0])
+		child.Env = append(os.Environ(), victimVariable+"="+state)
+		child.ExtraFiles = []*os.File{w.host, inside}
+		output := must(child.StdoutPipe())(t)
+		if err := child.Start(); err != nil {
+			t.Fatal(err)
+		}
+		line, _ := bufio.NewReader(output).ReadString('\n')
+		if strings.TrimSpace(line) != "ready <nil>" {
+			t.Fatalf("the process to be killed says %q", line)
+		}
+		if len(w.left()) < 3 {
+			t.Fatal("the process to be killed made nothing:", w.left())
+		}
+		if err := Recover(state, w.host); err == nil {
+			t.Error("what a living process has was removed")
+		}
+		child.Process.Kill()
+		_ = child.Wait()
+		if err := Recover(state, w.host); err != nil {
+			t.Fatal(err)
+		}
+		if left := w.left(); len(left) > 0 {
+			t.Error("left:", left)
+		}
+		w.eventually("the sandbox's end of the link goes", func() bool { return !slices.Contains(w.linkNames(inside), insideName) })
+	}
+	// A process that was not cleaned up after is replaced by the next.
+	n := w.open(Options{StateDir: state})
+	inside, _ := w.sandboxOf(n, "a")
+	if _, err := w.reaches(inside, "tcp4", internetPeer+":7"); err != nil {
+		t.Error(err)
+	}
+}
+
+func (w *world) eventually(what string, is func() bool) {
+	w.t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); !is(); {
+		if time.Now().After(deadline) {
+			w.t.Fatal("it did not come to pass: ", what)
+		}
+		time.Sleep(20 * time.Millisecond) //nolint:forbidigo // the kernel gives no signal
+	}
+}
+
+func TestManySandboxesLeaveNothing(t *testing.T) {
+	w := newWorld(t)
+	n := w.open(Options{})
+	descriptors := func() int { return len(must(os.ReadDir("/proc/self/fd"))(t)) }
+	before := descriptors()
+	var group sync.WaitGroup
+	const workers, each = 4, 50
+	for worker := range workers {
+		group.Go(func() {
+			for i := range each {
+				namespace, err := newNamespace()
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				attached, err := n.Attach(t.Context(), fmt.Sprint(worker, i), namespace)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if _, err := w.reaches(namespace, "udp4", internetPeer+":7"); err != nil {
+					t.Error(err)
+				}
+				if i%2 == 0 {
+					namespace.Close() // the namespace may be gone before Detach
+				}
+				for range 2 {
+					if err := attached.Detach(); err != nil {
+						t.Error(err)
+					}
+				}
+				namespace.Close()
+			}
+		})
+	}
+	group.Wait()
+	if names := w.linkNames(n.router); len(names) != 2 {
+		t.Error("interfaces left in the router:", names)
+	}
+	w.in(n.router, func() error {
+		neighbours, err := netlink.NeighList(0, netlink.FAMILY_V4)
+		for _, one := range neighbours {
+			if one.State == netlink.NUD_PERMANENT {
+				t.Error("left in the router:", one)
+			}
+		}
+		routes, _ := netlink.RouteList(nil, netlink.FAMILY_V4)
+		if len(routes) != 1 {
+			t.Error("routes in the router:", routes)
+		}
+		return err
+	})
+	if after := descriptors(); after > before {
+		t.Errorf("%d descriptors are open, before %d", after, before)
+	}
+	w.eventually("the rates and counts of sandboxes go", func() bool {
+		return w.elements(n.router, routerTable)+w.elements(w.host, n.names.table) == 0
+	})
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if left := w.left(); len(left) > 0 {
+		t.Error("left after Close:", left)
+	}
+}
+
+// elements counts those of the sets that hold something for each sandbox.
+func (w *world) elements(namespace *os.File, table string) int {
+	w.t.Helper()
+	conn := must(nftables.New(nftables.WithNetNSFd(int(namespace.Fd()))))(w.t)
+	count := 0
+	for _, set := range must(conn.GetSets(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: table}))(w.t) {
+		if set.Name != "refused" {
+			count += len(must(conn.GetSetElements(set))(w.t))
+		}
+	}
+	return count
+}
+
+func TestAttachRefuses(t *testing.T) {
+	w := newWorld(t)
+	n := w.open(Options{})
+	inside, attached := w.sandboxOf(n, "a")
+	if _, err := n.Attach(t.Context(), "a", w.namespace()); err == nil {
+		t.Error("one id was attached twice")
+	}
+	if _, err := n.Attach(t.Context(), "b", inside); err == nil {
+		t.Error("one namespace was attached twice")
+	}
+	plain := must(os.Open(filepath.Join("/proc/self", "exe")))(t)
+	defer plain.Close()
+	if _, err := n.Attach(t.Context(), "c", plain); err == nil {
+		t.Error("a file that is no namespace was attached")
+	}
+	if _, err := w.reaches(inside, "tcp4", internetPeer+":7"); err != nil {
+		t.Error("what was refused cut the sandbox off:", err)
+	}
+	w.in(inside, func() error { // as root inside may
+		link, err := netlink.LinkByName(insideName)
+		if err != nil {
+			return err
+		}
+		return netlink.LinkDel(link)
+	})
+	if err := attached.Detach(); err != nil {
+		t.Error("detach after the sandbox removed its interface:", err)
+	}
+	if names := w.linkNames(n.router); len(names) != 2 {
+		t.Error("interfaces left in the router:", names)
+	}
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Close(); err != nil {
+		t.Error("closing again:", err)
+	}
+	if _, err := n.Attach(t.Context(), "d", w.namespace()); err == nil {
+		t.Error("a closed network attached a sandbox")
+	}
+}
+
+func TestNetworksOfOneHostDoNotMeet(t *testing.T) {
+	w := newWorld(t)
+	one, other := w.open(Options{}), w.open(Options{Policy: All})
+	if one.layout.block.Overlaps(other.layout.block) {
+		t.Fatalf("both have %s", one.layout.block)
+	}
+	a, _ := w.sandboxOf(one, "a")
+	b, there := w.sandboxOf(other, "a")
+	w.serveEcho(b)
+	if _, err := w.reaches(a, "tcp4", there.address().String()+":7"); err == nil {
+		t.Error("a sandbox reached one of another network")
+	}
+	c, here := w.sandboxOf(one, "c")
+	w.serveEcho(c)
+	if _, err := w.reaches(b, "tcp4", here.address().String()+":7"); err == nil {
+		t.Error("a sandbox of a network that may reach private addresses reached one of another network")
+	}
+	for _, inside := range []*os.File{a, b} {
+		if _, err := w.reaches(inside, "tcp4", internetPeer+":7"); err != nil {
+			t.Error(err)
+		}
+	}
+}

@@ -1,0 +1,89 @@
+package worker
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+
+	"lambent"
+	"lambent/sandbox"
+)
+
+// residents are whose sandboxes the worker has, and under what.
+//
+// Invariant: sandboxes of two accounts are there at the same time only under isolations that hold between accounts. Placement
+// keeps to that too, but does not know of what was granted before it started anew; here it is enforced.
+type residents struct {
+	shared []lambent.Isolation // that hold between accounts
+
+	mu    sync.Mutex
+	count map[lambent.Resident]int
+}
+
+func newResidents(shared []lambent.Isolation) *residents {
+	return &residents{shared: shared, count: make(map[lambent.Resident]int)}
+}
+
+// enter notes a sandbox, unless it may not be beside those that are there. leave is called when it is gone.
+func (r *residents) enter(who lambent.Resident) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for there := range r.count {
+		if there.Account != who.Account && !lambent.MayShareHost(there.Isolation, who.Isolation, r.shared) {
+			return lambent.Errorf(lambent.Unavailable, "The worker has sandboxes of another account, which this one may not be beside")
+		}
+	}
+	r.count[who]++
+	return nil
+}
+
+func (r *residents) leave(who lambent.Resident) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.count[who]--; r.count[who] <= 0 {
+		delete(r.count, who)
+	}
+}
+
+// all returns them in an order that does not depend on chance.
+func (r *residents) all() []lambent.Resident {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.SortedFunc(maps.Keys(r.count), func(a, b lambent.Resident) int {
+		return cmp.Or(cmp.Compare(a.Account, b.Account), cmp.Compare(a.Isolation, b.Isolation))
+	})
+}
+
+func (e *environment) resident() lambent.Resident {
+	return lambent.Resident{Account: e.version.Account, Isolation: e.version.Isolation}
+}
+
+// checkDrivers judges the drivers that a worker is given.
+func (o *Options) checkDrivers() error {
+	if len(o.Drivers) == 0 && o.Driver != nil {
+		o.Drivers = map[lambent.Isolation]sandbox.Driver{lambent.IsolationNative: o.Driver}
+	}
+	if len(o.Drivers) == 0 {
+		return errors.New("open worker: option Drivers is required")
+	}
+	for isolation, driver := range o.Drivers {
+		if !isolation.Known() || driver == nil {
+			return fmt.Errorf("open worker: option Drivers has no driver for %q, or it is not an isolation", isolation)
+		}
+	}
+	if o.Isolation == "" {
+		o.Isolation = o.offered()[0]
+	}
+	if o.SharedHosts == nil {
+		o.SharedHosts = lambent.DefaultSharedHosts()
+	}
+	return nil
+}
+
+// offered returns the isolations that the worker has drivers for, the weakest first.
+func (o *Options) offered() []lambent.Isolation {
+	return slices.DeleteFunc(lambent.Isolations(), func(i lambent.Isolation) bool { return o.Drivers[i] == nil })
+}
