@@ -19,6 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"lambent"
 	"lambent/cmd/lambent/region"
 	"lambent/network"
 	"lambent/runtimes"
@@ -36,7 +37,8 @@ type host struct {
 	logger   *slog.Logger
 	network  *network.Network // nil: no egress
 	runtimes *runtimes.Registry
-	drivers  map[string]sandbox.Driver // by zone
+	drivers  map[string]sandbox.Driver // by zone and isolation, see driverName
+	offered  []lambent.Isolation       // that there are drivers for, the weakest first
 }
 
 // hostOptions say what sandboxes are like.
@@ -46,7 +48,14 @@ type hostOptions struct {
 	egress network.Policy
 	allow  []netip.Prefix // private prefixes that egress may reach nevertheless
 	deny   []netip.Prefix
-	logger *slog.Logger
+	// isolation is the one that there has to be a driver for. The others are offered where the host can.
+	isolation lambent.Isolation
+	logger    *slog.Logger
+}
+
+// driverName is what the service calls the driver of a zone for an isolation.
+func driverName(zone string, isolation lambent.Isolation) string {
+	return zone + "/" + string(isolation)
 }
 
 // ownNamespace is the environment variable that says that this process has a mount namespace of its own.
@@ -85,18 +94,9 @@ func openHost(ctx context.Context, o hostOptions) (_ *host, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("find the runtimes: %w", err)
 	}
-	for _, zone := range region.Zones() {
-		options := native.Options{StateDir: filepath.Join(o.data, "sandboxes-"+zone), Base: h.runtimes.Base(), Logger: o.logger}
-		if h.network != nil {
-			options.Network = h.network
-		}
-		driver, err := native.Open(options)
-		if err != nil {
+	for _, isolation := range lambent.Isolations() {
+		if err := h.openDrivers(ctx, o, isolation); err != nil {
 			return nil, err
-		}
-		h.drivers[zone] = driver
-		if err := driver.Recover(ctx); err != nil {
-			return nil, fmt.Errorf("clean up after an earlier start: %w", err)
 		}
 	}
 	return h, nil
@@ -120,6 +120,44 @@ func (h *host) openNetwork(ctx context.Context, o hostOptions) (resolver netip.A
 		return resolver, fmt.Errorf("open the functions' network (without one: --egress none): %w", err)
 	}
 	return h.network.Resolver(), nil
+}
+
+// openDrivers opens the drivers of all zones for an isolation, and recovers what an earlier start left. Where the host lacks what an
+// isolation needs, that is not offered, and an error only when it is the one that functions run under.
+func (h *host) openDrivers(ctx context.Context, o hostOptions, isolation lambent.Isolation) error {
+	var open func(stateDir string) (sandbox.Driver, error)
+	var missing []string
+	switch isolation {
+	case lambent.IsolationNative:
+		open = func(stateDir string) (sandbox.Driver, error) {
+			options := native.Options{StateDir: stateDir, Base: h.runtimes.Base(), Logger: o.logger}
+			if h.network != nil {
+				options.Network = h.network
+			}
+			return native.Open(options)
+		}
+	default:
+		missing = []string{"this build has no driver for it"}
+	}
+	if len(missing) > 0 {
+		if isolation == o.isolation {
+			return fmt.Errorf("this host cannot run functions under --isolation %s: %s", isolation, strings.Join(missing, "; "))
+		}
+		h.logger.Info("an isolation is not offered", "isolation", string(isolation), "missing", strings.Join(missing, "; "))
+		return nil
+	}
+	for _, zone := range region.Zones() {
+		driver, err := open(filepath.Join(o.data, "sandboxes-"+zone, string(isolation)))
+		if err != nil {
+			return err
+		}
+		h.drivers[driverName(zone, isolation)] = driver
+		if err := driver.Recover(ctx); err != nil {
+			return fmt.Errorf("clean up after an earlier start: %w", err)
+		}
+	}
+	h.offered = append(h.offered, isolation)
+	return nil
 }
 
 // close destroys all sandboxes.

@@ -13,10 +13,12 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"lambent"
 	"lambent/api"
 	"lambent/cmd/lambent/region"
 	"lambent/network"
 	"lambent/runtimes"
+	"lambent/sandbox"
 	"lambent/sandbox/identity"
 	"lambent/sandbox/native"
 	"lambent/sandbox/remote"
@@ -27,6 +29,10 @@ type serviceConfig struct {
 	Data        string // as people know it
 	Endpoint    Endpoint
 	Concurrency int
+	Offered     []lambent.Isolation // that the host has drivers for
+	Isolation   lambent.Isolation   // of functions that ask for none
+	Least       lambent.Isolation   // that functions may ask for
+	Shared      []lambent.Isolation // under which accounts share hosts
 	Drain       time.Duration
 	LogLevel    slog.Level
 	Quiet       bool
@@ -70,7 +76,14 @@ func (c *ServiceCmd) Run(ctx context.Context, proc *Process) error {
 	r, err := region.Open(ctx, region.Options{
 		Dir: serviceData, Account: config.Endpoint.Account, Region: config.Endpoint.Region, AccountConcurrency: config.Concurrency,
 		AccessKeyID: config.Endpoint.AccessKeyID, SecretAccessKey: config.Endpoint.SecretAccessKey, Logger: logger,
-		Runtimes: config.Runtimes, Driver: func(zone string) region.Driver { return client.Driver(zone) },
+		Runtimes: config.Runtimes, Isolation: config.Isolation, LeastIsolation: config.Least, SharedHosts: config.Shared,
+		Drivers: func(zone string) map[lambent.Isolation]sandbox.Driver {
+			drivers := map[lambent.Isolation]sandbox.Driver{}
+			for _, isolation := range config.Offered {
+				drivers[isolation] = client.Driver(driverName(zone, isolation))
+			}
+			return drivers
+		},
 	})
 	if err != nil {
 		return err

@@ -17,23 +17,27 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"lambent"
 	"lambent/network"
 )
 
 // UpCmd runs a whole region in this process.
 type UpCmd struct {
 	DataFlag
-	Listen      string         `help:"Address of the API endpoint." default:"127.0.0.1:9070" placeholder:"HOST:PORT"`
-	Account     string         `help:"Account of the region's caller, 12 digits (default: as before, at first 000000000000)." placeholder:"ID"`
-	Region      string         `help:"Name of the region (default: as before, at first us-east-1)."`
-	Credentials string         `help:"Access key that callers sign with (default: as before, at first a generated one)." placeholder:"ID:SECRET"`
-	Concurrency int            `help:"Concurrent executions that the account may have." default:"1000"`
-	Egress      network.Policy `help:"What functions may reach: none, internet (public addresses), all (private ones too). Never this host itself, other functions or metadata services." enum:"none,internet,all" default:"internet"`
-	EgressAllow []netip.Prefix `help:"Private addresses that functions may reach with --egress internet." placeholder:"CIDR"`
-	EgressDeny  []netip.Prefix `help:"Addresses that functions may not reach." placeholder:"CIDR"`
-	Drain       time.Duration  `help:"How long running invokes may take to finish after SIGTERM." default:"20s"`
-	LogLevel    slog.Level     `help:"Least level of the region's own log on stderr (debug, info, warn, error)." default:"warn"`
-	Quiet       bool           `help:"Do not print how to reach the region."`
+	Listen      string              `help:"Address of the API endpoint." default:"127.0.0.1:9070" placeholder:"HOST:PORT"`
+	Account     string              `help:"Account of the region's caller, 12 digits (default: as before, at first 000000000000)." placeholder:"ID"`
+	Region      string              `help:"Name of the region (default: as before, at first us-east-1)."`
+	Credentials string              `help:"Access key that callers sign with (default: as before, at first a generated one)." placeholder:"ID:SECRET"`
+	Concurrency int                 `help:"Concurrent executions that the account may have." default:"1000"`
+	Isolation   lambent.Isolation   `help:"What functions run under that ask for nothing else by the tag lambent:isolation: native, gvisor or microvm." enum:"native,gvisor,microvm" default:"native"`
+	Least       lambent.Isolation   `name:"least-isolation" help:"The weakest isolation that a function may ask for (default: that of --isolation)." enum:",native,gvisor,microvm" default:""`
+	ShareHosts  []lambent.Isolation `help:"Isolations under which functions of different accounts may run on one host." enum:"native,gvisor,microvm" default:"gvisor,microvm"`
+	Egress      network.Policy      `help:"What functions may reach: none, internet (public addresses), all (private ones too). Never this host itself, other functions or metadata services." enum:"none,internet,all" default:"internet"`
+	EgressAllow []netip.Prefix      `help:"Private addresses that functions may reach with --egress internet." placeholder:"CIDR"`
+	EgressDeny  []netip.Prefix      `help:"Addresses that functions may not reach." placeholder:"CIDR"`
+	Drain       time.Duration       `help:"How long running invokes may take to finish after SIGTERM." default:"20s"`
+	LogLevel    slog.Level          `help:"Least level of the region's own log on stderr (debug, info, warn, error)." default:"warn"`
+	Quiet       bool                `help:"Do not print how to reach the region."`
 }
 
 // Run starts the privileged part and the service, and waits until they have ended; when the context ends, the service drains.
@@ -60,7 +64,7 @@ func (c *UpCmd) Run(ctx context.Context, proc *Process) error {
 	}
 	logger := slog.New(slog.NewTextHandler(proc.Err, &slog.HandlerOptions{Level: c.LogLevel}))
 	h, err := openHost(ctx, hostOptions{data: data, region: endpoint.Region, egress: c.Egress, allow: c.EgressAllow, deny: c.EgressDeny,
-		logger: logger})
+		isolation: c.Isolation, logger: logger})
 	if err != nil {
 		return errors.Join(err, socket.Close())
 	}
@@ -71,7 +75,8 @@ func (c *UpCmd) Run(ctx context.Context, proc *Process) error {
 	}
 	err = writeEndpoint(data, endpoint)
 	if err == nil {
-		err = h.run(ctx, serviceConfig{Data: data, Endpoint: endpoint, Concurrency: c.Concurrency, Drain: c.Drain, LogLevel: c.LogLevel,
+		err = h.run(ctx, serviceConfig{Data: data, Endpoint: endpoint, Concurrency: c.Concurrency,
+			Offered: h.offered, Isolation: c.Isolation, Least: c.Least, Shared: c.ShareHosts, Drain: c.Drain, LogLevel: c.LogLevel,
 			Quiet: c.Quiet, Runtimes: h.runtimes}, socket, proc)
 	}
 	socket.Close()

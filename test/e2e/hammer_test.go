@@ -224,7 +224,7 @@ func cgroupsOf(t *testing.T, data string) []string {
 	t.Helper()
 	names := map[string]bool{}
 	for _, zone := range []string{"a", "b", "c"} {
-		names[cgroup.Name(filepath.Join(data, "sandboxes-"+zone))] = true
+		names[cgroup.Name(filepath.Join(data, "sandboxes-"+zone, "native"))] = true
 	}
 	var found []string
 	err := filepath.WalkDir("/sys/fs/cgroup", func(path string, d os.DirEntry, err error) error {

@@ -37,9 +37,6 @@ var zones = [3]string{"a", "b", "c"}
 // Zones lists the region's zones.
 func Zones() []string { return zones[:] }
 
-// Driver makes the sandboxes of a zone's worker.
-type Driver = sandbox.Driver
-
 // Options say what the region is called, where it keeps its state, and who may call it.
 type Options struct {
 	Dir                string // data directory, locked by the caller
@@ -48,7 +45,10 @@ type Options struct {
 	AccessKeyID        string
 	SecretAccessKey    string
 	Runtimes           *runtimes.Registry
-	Driver             func(zone string) Driver // recovered; closed by the region
+	Drivers            func(zone string) map[lambent.Isolation]sandbox.Driver // recovered; closed by the region
+	Isolation          lambent.Isolation                                      // of functions that ask for none
+	LeastIsolation     lambent.Isolation                                      // that functions may ask for
+	SharedHosts        []lambent.Isolation                                    // under which accounts share hosts
 	Logger             *slog.Logger
 }
 
@@ -96,7 +96,8 @@ func (r *Region) openState(ctx context.Context) error {
 	r.blobs = blobs
 	r.onClose(func(context.Context) error { return blobs.Close() })
 	r.functions, err = functions.Open(ctx, functions.Options{Region: r.options.Region, Meta: store, Blobs: blobs,
-		AccountConcurrency: r.options.AccountConcurrency, Logger: r.options.Logger})
+		AccountConcurrency: r.options.AccountConcurrency, Isolation: r.options.Isolation, LeastIsolation: r.options.LeastIsolation,
+		Logger: r.options.Logger})
 	if err != nil {
 		return fmt.Errorf("open the control plane: %w", err)
 	}
@@ -123,7 +124,7 @@ func (r *Region) openCounting(ctx context.Context) error {
 // openWorkers starts placement and a worker in each zone. The workers share the host, so each reports a third of its memory.
 func (r *Region) openWorkers(ctx context.Context) error {
 	var err error
-	if r.placement, err = placement.Open(placement.Options{Logger: r.options.Logger}); err != nil {
+	if r.placement, err = placement.Open(placement.Options{SharedHosts: r.options.SharedHosts, Logger: r.options.Logger}); err != nil {
 		return fmt.Errorf("open placement: %w", err)
 	}
 	r.onClose(func(context.Context) error { return r.placement.Close() })
@@ -144,10 +145,12 @@ func (r *Region) openWorkers(ctx context.Context) error {
 
 func (r *Region) openWorker(_ context.Context, zone string, memoryMiB int) (*worker.Worker, error) {
 	home := filepath.Join(r.options.Dir, "worker-"+zone)
-	driver := r.options.Driver(zone)
-	r.onClose(func(context.Context) error { return driver.Close() })
+	drivers := r.options.Drivers(zone)
+	for _, driver := range drivers {
+		r.onClose(func(context.Context) error { return driver.Close() })
+	}
 	return worker.Open(worker.Options{
-		ID: lambent.WorkerID("worker-" + zone), Zone: zone, Dir: home, Driver: driver, Runtimes: r.options.Runtimes, Blobs: r.blobs,
+		ID: lambent.WorkerID("worker-" + zone), Zone: zone, Dir: home, Drivers: drivers, Isolation: r.options.Isolation, SharedHosts: r.options.SharedHosts, Runtimes: r.options.Runtimes, Blobs: r.blobs,
 		Placement: r.placement, Report: r.report, MemoryMiB: memoryMiB, Logger: r.options.Logger,
 	})
 }
