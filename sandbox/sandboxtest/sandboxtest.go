@@ -22,6 +22,8 @@ import (
 
 // Harness is what the suite needs to know of a driver.
 type Harness struct {
+	// Kind is the driver's name in hostile.Granted and in the documentation: native, gvisor or microvm. Native is the default.
+	Kind string
 	// Open makes a driver with a state directory. Base is to be visible inside beside what the driver shows by itself.
 	Open func(stateDir string) (sandbox.Driver, error)
 	// Leftovers lists what is on the host of drivers with a state directory: processes, cgroups, mounts, interfaces, devices.
@@ -47,6 +49,7 @@ func Run(t *testing.T, h Harness) {
 		{"Destroy", destroy},
 		{"Limits", limits},
 		{"Isolation", isolation},
+		{"Attempts", hostileAttempts},
 		{"Neighbours", neighbours},
 		{"Recover", recovery},
 	} {
@@ -66,6 +69,9 @@ type suite struct {
 // newSuite builds the probe and opens a driver. When the test ends it closes the driver, and nothing may be left.
 func newSuite(t testing.TB, h Harness) *suite {
 	t.Helper()
+	if h.Kind == "" {
+		h.Kind = "native"
+	}
 	s := &suite{Harness: h, code: buildProbe(t), stateDir: t.TempDir()}
 	s.driver = s.open(t, s.stateDir)
 	t.Cleanup(func() { s.closeClean(t, s.driver, s.stateDir) })

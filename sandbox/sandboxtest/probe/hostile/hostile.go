@@ -25,6 +25,8 @@ type Attempt struct {
 	Unproven string
 	// Flood is set for those that use up something. They get a sandbox of their own, and being ended by it is being held.
 	Flood bool
+	// Unread is set for those whose output is not to be read while they run.
+	Unread bool
 	// Crash is set for those whose own process may be ended by the refusal, as that of a foreign system call may be.
 	Crash bool
 
@@ -57,6 +59,8 @@ type Scene struct {
 	Code     string // a directory that is read-only, with the probe in it
 	Temp     string // a directory for the attacker's own files
 	Shared   string // a tmpfs for the attacker's own files
+	// ScoreFloor is how low oom_score_adj may get: where it started, or 0 when the host's root may not pin it there.
+	ScoreFloor int
 
 	MemoryMiB, Processes, Descriptors, EphemeralMiB, FilesMax int
 }

@@ -26,8 +26,8 @@ func kernelAttempts() []Attempt {
 				t.looked("unloading the next kernel", unix.SYS_KEXEC_LOAD, 0, 0, 0, 0)
 				t.looked("loading a kernel file", kexecFileLoad, bad, bad, 0, 0, 0)
 			}},
-		{Name: "signal-memory", Tries: "use System V and POSIX timers to signal processes that it may not kill", Layer: PIDs, Proof: Namespace,
-			try: timerSignal},
+		{Name: "signal-by-kernel", Tries: "have the kernel signal another process in its stead (F_SETOWN)", Layer: PIDs, Proof: Namespace,
+			try: ownSignals},
 	}
 }
 
@@ -140,8 +140,8 @@ func loadModule(t *Trial) {
 	t.looked("loading a module from memory", unix.SYS_INIT_MODULE, address(t, &image[0]), 4096, t.text(""))
 }
 
-// timerSignal asks for signals to a thread of another process.
-func timerSignal(t *Trial) {
+// ownSignals makes another process the owner of a pipe's signals.
+func ownSignals(t *Trial) {
 	victim, ok := t.victim()
 	if !ok {
 		return

@@ -3,6 +3,7 @@ package hostile
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -107,7 +108,7 @@ func writable(t *Trial, directory string) {
 	}
 }
 
-// oomScore makes its own process dearer than it was.
+// oomScore makes its own process dearer than it was, or than the floor where the host could not pin it higher.
 func oomScore(t *Trial) {
 	const path = "/proc/self/oom_score_adj"
 	before, err := os.ReadFile(path)
@@ -116,10 +117,7 @@ func oomScore(t *Trial) {
 		return
 	}
 	score, _ := strconv.Atoi(strings.TrimSpace(string(before)))
-	for _, lower := range []int{score - 1, -1000} {
-		if lower < -1000 {
-			continue
-		}
+	for _, lower := range []int{min(score, t.ScoreFloor) - 1, -1000} {
 		t.got(os.WriteFile(path, []byte(strconv.Itoa(lower)), 0), "lowered its score from %d to %d", score, lower)
 	}
 }
@@ -155,6 +153,9 @@ func kernelLog(t *Trial) {
 		if err == nil {
 			n, err = unix.Read(fd, buffer)
 			unix.Close(fd)
+			if err == nil && n == 0 {
+				err = io.EOF
+			}
 		}
 		t.got(err, "read %d bytes of %s", n, path)
 	}
