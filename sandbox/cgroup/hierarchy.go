@@ -28,6 +28,12 @@ var (
 	controllersV2 = []string{"memory", "cpu", "pids"}
 )
 
+// The controllers of disk operations, which are used where they are.
+const (
+	ioV1 = "blkio"
+	ioV2 = "io"
+)
+
 // cgroupMount is a mounted cgroup tree: what of it is visible, and where.
 type cgroupMount struct {
 	root, point string
@@ -113,6 +119,9 @@ func chooseHierarchy(mounts []cgroupMount, own map[string]string, v2Controllers 
 			missing = append(missing, controller)
 		}
 	}
+	if dir, ok := h.V1[ioV1]; ok {
+		used[ioV1] = dir
+	}
 	if dir, ok := h.V1["freezer"]; h.V2 == "" && ok {
 		used["freezer"] = dir
 	} else if h.V2 == "" {
@@ -195,6 +204,9 @@ func (h Hierarchy) delegate(leaf string) error {
 		return nil
 	}
 	enable := "+" + strings.Join(controllersV2, " +")
+	if offered, err := os.ReadFile(filepath.Join(h.V2, "cgroup.controllers")); err == nil && slices.Contains(strings.Fields(string(offered)), ioV2) {
+		enable += " +" + ioV2
+	}
 	control := filepath.Join(h.V2, "cgroup.subtree_control")
 	err := writeControl(control, enable)
 	if err == nil || leaf == "" {

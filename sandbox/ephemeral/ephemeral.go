@@ -39,8 +39,10 @@ type Options struct {
 // FS is the file system for one /tmp. It belongs to one goroutine.
 type FS struct {
 	SizeMiB int
-	tree    int      // the mount, for somebody to move; -1 when it was handed over
-	root    *os.File // its root directory, for shutdown; nil in memory
+	// Disk is the device, as "MAJOR:MINOR"; empty in memory.
+	Disk string
+	tree int      // the mount, for somebody to move; -1 when it was handed over
+	root *os.File // its root directory, for shutdown; nil in memory
 }
 
 // Tree returns the mount, which is mounted nowhere, as a descriptor for move_mount. HandedOver closes it.
@@ -78,7 +80,14 @@ func Make(o Options) (*FS, error) {
 		unix.Close(tree)
 		return nil, fmt.Errorf("make /tmp: %w", err)
 	}
-	return &FS{SizeMiB: o.SizeMiB, tree: tree, root: os.NewFile(uintptr(root), "tmp")}, nil
+	var stat unix.Stat_t
+	if err := unix.Fstat(root, &stat); err != nil {
+		unix.Close(tree)
+		unix.Close(root)
+		return nil, fmt.Errorf("make /tmp: %w", err)
+	}
+	disk := fmt.Sprintf("%d:%d", unix.Major(stat.Dev), unix.Minor(stat.Dev))
+	return &FS{SizeMiB: o.SizeMiB, Disk: disk, tree: tree, root: os.NewFile(uintptr(root), "tmp")}, nil
 }
 
 // attachLoop puts a file behind a free loop device, which is free again when its last user has closed it.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"sync"
 
@@ -34,6 +35,9 @@ type Options struct {
 	TmpInMemory bool
 	// Network connects every sandbox to the outside. Default: none, so that a sandbox reaches the Runtime API and itself only.
 	Network sandbox.Network
+	// IO bounds what each sandbox does to each disk: the one of its /tmp, and those that its code and the Base are on. Default:
+	// 256 MiB and 8,192 operations per second, each way.
+	IO cgroup.IOLimits
 	// IdentityDir is shared by all drivers of the host, which agree there on user IDs. Default: /run/lambent/ids.
 	IdentityDir string
 	// Logger receives what no caller is there to be told. Default: slog.Default().
@@ -51,6 +55,7 @@ type Driver struct {
 	executable *os.File // the init
 	filter     string   // the system call filter
 	masks      []string
+	disks      []cgroup.Disk // of the Base and the state directory
 	cgroups    *cgroup.Tree
 	ids        *identity.Block
 	mounts     *mounts
@@ -87,6 +92,9 @@ func openWith(options Options, find func() (cgroup.Hierarchy, []string, error)) 
 	if options.Logger == nil {
 		options.Logger = slog.Default()
 	}
+	if options.IO == (cgroup.IOLimits{}) {
+		options.IO = cgroup.IOLimits{ReadBytes: 256 << 20, WriteBytes: 256 << 20, ReadOperations: 8192, WriteOperations: 8192}
+	}
 	d := &Driver{options: options, logger: options.Logger, findCgroups: find, all: map[string]*Sandbox{}}
 	if err := d.open(); err != nil {
 		return nil, errors.Join(err, d.release())
@@ -121,6 +129,7 @@ func (d *Driver) open() (err error) {
 	if d.masks, err = procMasks("/proc"); err != nil {
 		return err
 	}
+	d.disks = disksOf(d.options)
 	if d.executable, err = initExecutable(initbin.Binary()); err != nil {
 		return err
 	}
@@ -138,6 +147,21 @@ func (d *Driver) open() (err error) {
 	}
 	d.spawner, err = startSpawner(d.executable)
 	return err
+}
+
+// disksOf lists the disks that all sandboxes read from.
+func disksOf(options Options) []cgroup.Disk {
+	paths := []string{options.StateDir}
+	for _, mount := range options.Base {
+		paths = append(paths, mount.Source)
+	}
+	var disks []cgroup.Disk
+	for _, path := range paths {
+		if disk, ok := cgroup.DiskOf(path); ok && !slices.Contains(disks, disk) {
+			disks = append(disks, disk)
+		}
+	}
+	return disks
 }
 
 // noteBlock writes the first user ID of the driver's block to the state directory, for people who wonder whose a process is.

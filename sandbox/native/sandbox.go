@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -75,6 +76,11 @@ func (s *Sandbox) create(ctx context.Context) (err error) {
 	}
 	if err := s.limit(readyMemoryMiB<<20, readyProcesses, readyVCPU); err != nil {
 		return err
+	}
+	for _, disk := range s.driver.disks {
+		if err := s.group.SetIO(disk, s.driver.options.IO); err != nil {
+			return err
+		}
 	}
 	if err := s.group.Admit(s.firstID); err != nil {
 		return err
@@ -225,6 +231,15 @@ func (s *Sandbox) Specialise(_ context.Context, spec sandbox.Spec) error {
 
 // mount shows the code, and /tmp.
 func (s *Sandbox) mount(spec sandbox.Spec) error {
+	for _, mount := range spec.Mounts {
+		disk, ok := cgroup.DiskOf(mount.Source)
+		if !ok || slices.Contains(s.driver.disks, disk) {
+			continue
+		}
+		if err := s.group.SetIO(disk, s.driver.options.IO); err != nil {
+			return err
+		}
+	}
 	trees, targets, err := s.driver.mounts.trees(spec.Mounts)
 	defer func() { wire.CloseAll(trees) }()
 	if err != nil {
@@ -249,6 +264,11 @@ func (s *Sandbox) giveTmp(sizeMiB int, replace bool) error {
 		return err
 	}
 	defer tmp.HandedOver()
+	if tmp.Disk != "" {
+		if err := s.group.SetIO(cgroup.Disk(tmp.Disk), s.driver.options.IO); err != nil {
+			return errors.Join(err, tmp.Close())
+		}
+	}
 	parts := []string{wire.Mount, "/tmp"}
 	if replace {
 		parts = []string{wire.Mount, wire.Replace, "/tmp"}

@@ -34,8 +34,8 @@ var allowed = []syscallGroup{
 		"symlinkat", "chmod", "fchmodat", "fchmodat2", "chown", "lchown", "fchownat", "truncate", "utime", "utimes", "utimensat",
 		"futimesat", "umask", "getxattr", "lgetxattr", "listxattr", "llistxattr", "setxattr", "lsetxattr", "removexattr",
 		"lremovexattr", "mknod", "mknodat", "inotify_init", "inotify_init1", "inotify_add_watch", "inotify_rm_watch"}},
-	{"memory", []string{"brk", "mmap", "munmap", "mprotect", "mremap", "madvise", "msync", "mincore", "mlock", "mlock2",
-		"munlock", "mlockall", "munlockall", "memfd_create", "membarrier", "pkey_alloc", "pkey_free", "pkey_mprotect",
+	{"memory", []string{"brk", "munmap", "mprotect", "mremap", "madvise", "msync", "mincore", "mlock", "mlock2",
+		"munlock", "mlockall", "munlockall", "membarrier", "pkey_alloc", "pkey_free", "pkey_mprotect",
 		"map_shadow_stack", "cachestat", "get_mempolicy"}},
 	{"processes and threads; pids and memory are limited", []string{"fork", "vfork", "execve", "execveat", "exit",
 		"exit_group", "wait4", "waitid", "set_tid_address", "set_robust_list", "get_robust_list", "rseq", "futex",
@@ -60,7 +60,7 @@ var allowed = []syscallGroup{
 		"sched_getscheduler", "sched_setscheduler", "sched_getattr", "sched_setattr", "sched_get_priority_max",
 		"sched_get_priority_min", "sched_rr_get_interval"}},
 	{"what system is this", []string{"uname", "sysinfo", "getrandom"}},
-	{"System V and POSIX queues, in an own IPC namespace", []string{"shmget", "shmat", "shmdt", "shmctl", "semget", "semop",
+	{"System V and POSIX queues, in an own IPC namespace", []string{"shmat", "shmdt", "shmctl", "semget", "semop",
 		"semctl", "semtimedop", "msgget", "msgsnd", "msgrcv", "msgctl", "mq_open", "mq_unlink", "mq_timedsend",
 		"mq_timedreceive", "mq_notify", "mq_getsetattr"}},
 	{"landlock only restricts the caller", []string{"landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self"}},
@@ -93,6 +93,7 @@ const (
 	fioclex         = 0x5451
 	fionbio         = 0x5421
 	fioasync        = 0x5452
+	shmHugeTLB      = 0x800
 )
 
 // argumentRule allows a call for some values of one argument, and answers another errno else. The kernel takes each of
@@ -118,6 +119,10 @@ type argumentPair struct {
 var allowedFor = []argumentRule{
 	{reason: "processes and threads, but no namespaces", name: "clone", argument: 0, errno: unix.EPERM,
 		without: namespaceFlags},
+	{reason: "no huge pages: they come from a pool of the whole host, and are not part of the sandbox's memory", name: "mmap",
+		argument: 3, errno: unix.ENOMEM, without: unix.MAP_HUGETLB},
+	{reason: "as for mmap", name: "memfd_create", argument: 1, errno: unix.EINVAL, without: unix.MFD_HUGETLB},
+	{reason: "as for mmap", name: "shmget", argument: 2, errno: unix.ENOMEM, without: shmHugeTLB},
 	{reason: "local and internet sockets, and of netlink only routes, which Node.js lists interfaces with: in an own network " +
 		"namespace and without capabilities that shows the loopback interface. Packet, vsock and the rest are not",
 		name: "socket", argument: 0, errno: unix.EAFNOSUPPORT, values: []uint32{unix.AF_UNIX, unix.AF_INET, unix.AF_INET6},
