@@ -218,6 +218,9 @@ const serviceData = "/proc/self/cwd"
 // sources says what the service may have mounted: what the runtimes consist of, and the code that its workers have unpacked.
 func (h *host) sources() (func(string) (string, func(), error), error) {
 	points := filepath.Join(h.data, "sources")
+	if err := os.RemoveAll(points); err != nil { // of a start that was killed; its mounts went with its namespace
+		return nil, err
+	}
 	if err := os.MkdirAll(points, 0o700); err != nil {
 		return nil, err
 	}

@@ -1,0 +1,218 @@
+package e2e
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/lambda"
+	"github.com/google/nftables"
+	"golang.org/x/sys/unix"
+
+	"lambent/sandbox/identity"
+)
+
+// remains lists whatever is on the host of a region: it is empty before the first start and after each clean end. Other regions of
+// the host may run, so only what names the data directory, or what the processes were seen to have, counts.
+type remains struct {
+	data       string
+	processes  map[int]string  // seen, with their start times
+	namespaces map[string]bool // network namespaces seen
+	tables     map[string]bool // nftables tables of the host before the first start
+	links      map[string]bool
+}
+
+func newRemains(t *testing.T, data string) *remains {
+	return &remains{data: data, processes: map[int]string{}, namespaces: map[string]bool{}, tables: tables(t), links: links(t)}
+}
+
+// see notes what a running region has.
+func (r *remains) see(t *testing.T, s *server) {
+	own, err := os.Readlink("/proc/self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for pid, start := range descendants(t, s.cmd.Process.Pid) {
+		r.processes[pid] = start
+		if ns, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", pid)); err == nil && ns != own {
+			r.namespaces[ns] = true
+		}
+	}
+}
+
+// check says what is left of all that was seen. With a region running, what is found by the data directory is that one's.
+func (r *remains) check(t *testing.T, running bool) {
+	t.Helper()
+	if left := alive(r.processes); len(left) > 0 {
+		t.Errorf("processes left: %v", left)
+	}
+	spaces, err := filepath.Glob("/proc/[0-9]*/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range spaces {
+		if ns, err := os.Readlink(path); err == nil && r.namespaces[ns] {
+			t.Errorf("network namespace %s is left, of %s", ns, path)
+		}
+	}
+	if running {
+		return
+	}
+	if left := append(mountsBelow(t, r.data), cgroupsOf(t, r.data)...); len(left) > 0 {
+		t.Errorf("left are %q", left)
+	}
+	backing, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range backing {
+		if text, err := os.ReadFile(path); err == nil && strings.Contains(string(text), r.data) {
+			t.Errorf("loop device left: %s", path)
+		}
+	}
+	for name := range tables(t) {
+		if !r.tables[name] {
+			t.Errorf("nftables table %s is left", name)
+		}
+	}
+	for name := range links(t) {
+		if !r.links[name] {
+			t.Errorf("interface %s is left", name)
+		}
+	}
+	sources, err := os.ReadDir(filepath.Join(r.data, "sources"))
+	if err != nil || len(sources) > 0 {
+		t.Errorf("mount points left: %v, %v", sources, err)
+	}
+}
+
+// tables lists the host's nftables tables of regions.
+func tables(t *testing.T) map[string]bool {
+	t.Helper()
+	conn, err := nftables.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := conn.ListTables()
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[string]bool{}
+	for _, table := range all {
+		if strings.HasPrefix(table.Name, "lambent") {
+			found[table.Name] = true
+		}
+	}
+	return found
+}
+
+// links lists the host's interfaces of regions.
+func links(t *testing.T) map[string]bool {
+	t.Helper()
+	all, err := net.Interfaces()
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[string]bool{}
+	for _, link := range all {
+		if strings.HasPrefix(link.Name, "lamb") {
+			found[link.Name] = true
+		}
+	}
+	return found
+}
+
+// Processes of the region are killed at random moments, those of the start included: after the next start nothing of the former is
+// there, and after a clean end nothing at all. LAMBENT_KILLS sets how often.
+func TestKillLeavesNothing(t *testing.T) {
+	kills := 6
+	if given := os.Getenv("LAMBENT_KILLS"); given != "" {
+		var err error
+		if kills, err = strconv.Atoi(given); err != nil {
+			t.Fatal(err)
+		}
+	}
+	seed := uint64(time.Now().UnixNano())
+	random := rand.New(rand.NewPCG(seed, 0))
+	t.Logf("seed %d", seed)
+	data := t.TempDir()
+	left := newRemains(t, data)
+	first := start(t, data)
+	if len(tables(t)) == len(left.tables) || len(links(t)) == len(left.links) || len(cgroupsOf(t, data)) == 0 {
+		t.Error("a region that runs has no table, no interface or no cgroup, so that this test finds nothing")
+	}
+	first.function("busy", provided(programs.echo))
+	first.stop()
+	left.check(t, false)
+	for range kills {
+		s := launch(t, data)
+		moment := time.Duration(random.IntN(1500)) * time.Millisecond
+		timer := time.After(moment)
+		go func() {
+			for {
+				if _, err := s.client.Invoke(t.Context(), &lambda.InvokeInput{FunctionName: aws.String("busy"), Payload: []byte("1")}); err != nil && s.over() {
+					return
+				}
+			}
+		}()
+		<-timer // the random moment
+		left.see(t, s)
+		victim, name := left.victim(t, s, random)
+		t.Logf("%s killed after %v", name, moment)
+		_ = unix.Kill(victim, unix.SIGKILL) // a service may have ended by itself
+		if name != "host" {
+			<-time.After(100 * time.Millisecond) // the region may live through the death of a helper
+		}
+		s.kill()
+		next := start(t, data)
+		left.check(t, true)
+		if out := next.invoke("busy", `1`); string(out.Payload) != "1" {
+			t.Errorf("answered %s", out.Payload)
+		}
+		next.stop()
+		left.check(t, false)
+		if t.Failed() {
+			return
+		}
+	}
+}
+
+// over tells whether the server has ended.
+func (s *server) over() bool {
+	select {
+	case <-s.ended:
+		return true
+	default:
+		return false
+	}
+}
+
+// victim chooses the process to kill: the host, the service, or any of their helpers that is no sandbox's.
+func (r *remains) victim(t *testing.T, s *server, random *rand.Rand) (pid int, name string) {
+	if random.IntN(2) == 0 {
+		return s.cmd.Process.Pid, "host"
+	}
+	var helpers []int
+	for pid := range descendants(t, s.cmd.Process.Pid) {
+		var stat unix.Stat_t
+		if unix.Stat("/proc/"+strconv.Itoa(pid), &stat) == nil && stat.Uid <= identity.ServiceID {
+			helpers = append(helpers, pid)
+		}
+	}
+	if len(helpers) == 0 {
+		return s.cmd.Process.Pid, "host"
+	}
+	pid = helpers[random.IntN(len(helpers))]
+	command, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cmdline")
+	if err != nil {
+		return pid, "a process that has ended"
+	}
+	return pid, strings.ReplaceAll(strings.TrimRight(string(command), "\x00"), "\x00", " ")
+}
