@@ -73,7 +73,7 @@ func (r *Registry) launchInterpreter(v *lambent.FunctionVersion, found interpret
 		command.Args = append([]string{"sh", "-c", `exec "$0" "$@"`, wrapper}, args...)
 	}
 	mounts := append(slices.Clone(found.Mounts), sandbox.Mount{Source: found.Bootstrap, Target: runtimeDir})
-	return Launch{Command: command, Mounts: mounts}
+	return Launch{Command: command, Class: v.Runtime, Mounts: mounts}
 }
 
 func (r *Registry) launchProvided(v *lambent.FunctionVersion) Launch {
@@ -85,6 +85,7 @@ func (r *Registry) launchProvided(v *lambent.FunctionVersion) Launch {
 	entrypoints := []string{taskRoot + "/bootstrap", "/opt/bootstrap"}
 	launch := Launch{
 		Command:     sandbox.Command{Path: entrypoints[0], Args: entrypoints[:1:1], Env: r.environment(v, env), Dir: taskRoot},
+		Class:       language(v.Runtime),
 		Entrypoints: entrypoints,
 		Version:     "provided:" + strings.TrimPrefix(v.Runtime, "provided.") + ".v1",
 	}

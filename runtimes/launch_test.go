@@ -118,22 +118,22 @@ func TestLaunchCommand(t *testing.T) {
 	python := []sandbox.Mount{{Source: "/opt/3.11.7", Target: "/var/lang"}, bootstrap("python3.11")}
 	node := []sandbox.Mount{{Source: "/usr/bin/node", Target: "/var/lang/bin/node"}, bootstrap("nodejs20.x")}
 	cases := []struct {
-		name, runtime string
-		environment   map[string]string
-		path          string
-		args          []string
-		entrypoints   []string
-		mounts        []sandbox.Mount
-		version       string
+		name, runtime, class string
+		environment          map[string]string
+		path                 string
+		args                 []string
+		entrypoints          []string
+		mounts               []sandbox.Mount
+		version              string
 	}{
-		{"Python", "python3.11", nil, "/var/lang/bin/python3.11", []string{"/var/lang/bin/python3.11", "-u", "-S", "/var/runtime/bootstrap.py"}, nil, python, "python:3.11.v7"},
-		{"Python with site", "python3.11", map[string]string{"PYTHONPATH": "/opt/x"}, "/var/lang/bin/python3.11",
+		{"Python", "python3.11", "python3.11", nil, "/var/lang/bin/python3.11", []string{"/var/lang/bin/python3.11", "-u", "-S", "/var/runtime/bootstrap.py"}, nil, python, "python:3.11.v7"},
+		{"Python with site", "python3.11", "python3.11", map[string]string{"PYTHONPATH": "/opt/x"}, "/var/lang/bin/python3.11",
 			[]string{"/var/lang/bin/python3.11", "-u", "/var/runtime/bootstrap.py"}, nil, python, "python:3.11.v7"},
-		{"Python with a wrapper", "python3.11", map[string]string{"AWS_LAMBDA_EXEC_WRAPPER": "/opt/w"}, "/bin/sh",
+		{"Python with a wrapper", "python3.11", "python3.11", map[string]string{"AWS_LAMBDA_EXEC_WRAPPER": "/opt/w"}, "/bin/sh",
 			[]string{"sh", "-c", `exec "$0" "$@"`, "/opt/w", "/var/lang/bin/python3.11", "-u", "/var/runtime/bootstrap.py"}, nil, python, "python:3.11.v7"},
-		{"Node.js", "nodejs20.x", nil, "/var/lang/bin/node",
+		{"Node.js", "nodejs20.x", "nodejs20.x", nil, "/var/lang/bin/node",
 			[]string{"/var/lang/bin/node", "--max-semi-space-size=51", "--max-old-space-size=921", "/var/runtime/index.cjs"}, nil, node, "nodejs:20.v18"},
-		{"provided", "provided.al2023", map[string]string{"AWS_LAMBDA_EXEC_WRAPPER": "/opt/w"}, "/var/task/bootstrap", []string{"/var/task/bootstrap"},
+		{"provided", "provided.al2023", "provided", map[string]string{"AWS_LAMBDA_EXEC_WRAPPER": "/opt/w"}, "/var/task/bootstrap", []string{"/var/task/bootstrap"},
 			[]string{"/var/task/bootstrap", "/opt/bootstrap"}, nil, "provided:al2023.v1"},
 	}
 	arns := map[string]bool{}
@@ -147,7 +147,7 @@ func TestLaunchCommand(t *testing.T) {
 			}
 			command := launch.Command
 			command.Env = nil
-			want := Launch{Command: sandbox.Command{Path: c.path, Args: c.args, Dir: "/var/task"}, Entrypoints: c.entrypoints,
+			want := Launch{Command: sandbox.Command{Path: c.path, Args: c.args, Dir: "/var/task"}, Class: c.class, Entrypoints: c.entrypoints,
 				Mounts: c.mounts, Version: c.version, VersionARN: launch.VersionARN}
 			launch.Command = command
 			if diff := cmp.Diff(want, launch); diff != "" {

@@ -54,6 +54,14 @@ type Available struct {
 // function's variables say. _X_AMZN_TRACE_ID is the bootstrap's, at each invoke.
 type Launch struct {
 	Command sandbox.Command
+	// Class is the runtime class: sandboxes that are made ahead for one version of a class fit the others.
+	Class string
+	// Warm, where it is not nil, is started in place of Command in sandboxes of the class, before their function is known: in a
+	// root without Mounts, without the function's code and variables. It loads what every function of the class needs, connects
+	// to sandbox.RuntimeAPIAddress over TCP, and reads there its environment, NAME=value with a zero byte at each one's end,
+	// until the end of the connection. Then it is what Command would have started: the code and Mounts are there, and it goes
+	// on in Command.Dir. It writes nothing before. After a reset, and where no such sandbox is ready, Command is started.
+	Warm *sandbox.Command
 	// Entrypoints, for provided runtimes, are the programs to start, in the order in which Lambda looks for them; Command is
 	// that of the first. When the function has none of them it fails with Runtime.InvalidEntrypoint.
 	Entrypoints []string

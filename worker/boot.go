@@ -48,7 +48,7 @@ func (e *environment) boot(deadline time.Time) (*fault, error) {
 	}
 	e.setVCPU(max(vcpuShare(e.version.MemoryMiB), min(fullVCPU, e.worker.options.VCPU)))
 	defer e.setVCPU(vcpuShare(e.version.MemoryMiB))
-	started, err := e.box.Start(e.context, e.command)
+	started, err := e.launchRuntime()
 	if err != nil {
 		if f := notStarted(e.command.Path, err); f != nil {
 			return f, nil
@@ -75,6 +75,26 @@ func (e *environment) boot(deadline time.Time) (*fault, error) {
 		return &fault{status: statusTimeout}, nil
 	}
 	return e.ended()
+}
+
+// launchRuntime starts the runtime, or lets the one that runs already know what it is for. One that does not take that in is
+// ended, and another started.
+func (e *environment) launchRuntime() (sandbox.Process, error) {
+	warm := e.warm
+	if warm == nil {
+		return e.box.Start(e.context, e.command)
+	}
+	e.warm = nil
+	err := warm.tell(e.command)
+	if err == nil {
+		return warm.process, nil
+	}
+	e.worker.logger.Warn("a runtime that was started ahead cannot be used", "runtime", e.launch.Class, "error", err)
+	warm.release()
+	if err := e.box.Kill(e.context); err != nil {
+		return nil, err
+	}
+	return e.box.Start(e.context, e.command)
 }
 
 // setVCPU changes the CPU share.

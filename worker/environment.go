@@ -38,6 +38,7 @@ type environment struct {
 	// Set while starting.
 	entered bool // it is among the worker's residents
 	box     sandbox.Sandbox
+	warm    *warmRuntime // that runs in box already; nil: none, or it has been told its environment
 	api     *runtimeapi.Server
 	output  *output
 	launch  runtimes.Launch
@@ -256,6 +257,9 @@ func (e *environment) destroyNow() error {
 	var all []error
 	if e.box != nil {
 		all = append(all, e.box.Destroy(context.Background()))
+	}
+	if e.warm != nil {
+		e.warm.release()
 	}
 	if e.api != nil {
 		all = append(all, e.api.Close())

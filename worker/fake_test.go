@@ -49,7 +49,7 @@ type fakeDriver struct {
 	startFail error
 }
 
-func (d *fakeDriver) Create(_ context.Context, id string, _ sandbox.Template) (sandbox.Sandbox, error) {
+func (d *fakeDriver) Create(_ context.Context, id string, template sandbox.Template) (sandbox.Sandbox, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if err := d.failNext; err != nil {
@@ -63,7 +63,7 @@ func (d *fakeDriver) Create(_ context.Context, id string, _ sandbox.Template) (s
 		d.boxes = map[string]*fakeBox{}
 	}
 	d.created++
-	b := &fakeBox{driver: d, id: id, listener: listener}
+	b := &fakeBox{driver: d, id: id, listener: listener, template: template}
 	d.boxes[id] = b
 	return b, nil
 }
@@ -83,10 +83,17 @@ func (d *fakeDriver) living() int {
 	return len(d.boxes)
 }
 
+func (d *fakeDriver) made() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.created
+}
+
 type fakeBox struct {
 	driver   *fakeDriver
 	id       string
 	listener net.Listener
+	template sandbox.Template
 	frozen   atomic.Bool
 	freezes  atomic.Int64
 	kills    atomic.Int64
@@ -449,3 +456,14 @@ func eventually(t testing.TB, what string, holds func() bool) {
 var errBroken = errors.New("the host is broken")
 
 func quietLogger() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
+// ready returns how many sandboxes are ready by class.
+func (p *pool) ready() map[class]int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	counts := make(map[class]int)
+	for of, st := range p.classes {
+		counts[of] = len(st.ready)
+	}
+	return counts
+}

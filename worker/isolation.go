@@ -9,7 +9,6 @@ import (
 	"sync"
 
 	"lambent"
-	"lambent/sandbox"
 )
 
 // residents are whose sandboxes the worker has, and under what.
@@ -63,9 +62,6 @@ func (e *environment) resident() lambent.Resident {
 
 // checkDrivers judges the drivers that a worker is given.
 func (o *Options) checkDrivers() error {
-	if len(o.Drivers) == 0 && o.Driver != nil {
-		o.Drivers = map[lambent.Isolation]sandbox.Driver{lambent.IsolationNative: o.Driver}
-	}
 	if len(o.Drivers) == 0 {
 		return errors.New("open worker: option Drivers is required")
 	}

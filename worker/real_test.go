@@ -411,9 +411,11 @@ func BenchmarkRealColdStart(b *testing.B) {
 			b.Error(err)
 		}
 		eventually(b, "the pool is full", func() bool {
-			h.worker.pools[lambent.IsolationNative].mu.Lock()
-			defer h.worker.pools[lambent.IsolationNative].mu.Unlock()
-			return len(h.worker.pools[lambent.IsolationNative].ready) >= 2
+			ready := 0
+			for _, n := range h.worker.pool.ready() {
+				ready += n
+			}
+			return ready >= 2
 		})
 		b.StartTimer()
 	}

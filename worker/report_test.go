@@ -149,16 +149,17 @@ func TestPoolInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		driver := &fakeDriver{program: func(*fakeProcess) sandbox.Exit { return sandbox.Exit{} }}
 		var failures atomic.Int64
-		p := openPool(poolOptions{driver: driver, prefix: "p", min: 2, max: 10, logger: quietLogger(), failed: func() { failures.Add(1) }})
+		p := openPool(poolOptions{drivers: map[lambent.Isolation]sandbox.Driver{lambent.IsolationNative: driver}, first: lambent.IsolationNative, prefix: "p", min: 2, max: 10, budget: 1000, logger: quietLogger(), failed: func() { failures.Add(1) }})
 		synctest.Wait()
+		of := p.first()
 		p.mu.Lock()
-		p.cost = time.Second
+		p.classes[of].cost = time.Second
 		p.mu.Unlock()
 		if driver.living() != 2 {
 			t.Errorf("%d are ready", driver.living())
 		}
 		for range 3 {
-			box, err := p.take(t.Context())
+			box, err := p.take(t.Context(), of, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -176,7 +177,7 @@ func TestPoolInTime(t *testing.T) {
 			t.Errorf("%d are ready after a minute", driver.living())
 		}
 		driver.fail(errBroken)
-		box, err := p.take(t.Context())
+		box, err := p.take(t.Context(), of, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

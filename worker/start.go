@@ -147,11 +147,12 @@ func (w *Worker) gather(ctx context.Context, e *environment) (code, layers strin
 		fetch(&layers, e.version.Layers...)
 	}
 	group.Go(func() error {
-		box, err := w.pools[e.version.Isolation].take(ctx)
+		of := class{isolation: e.version.Isolation, runtime: e.launch.Class, memoryMiB: sizeClass(e.version.Isolation, e.version.MemoryMiB)}
+		box, err := w.pool.take(ctx, of, e.launch.Warm)
 		if err != nil {
 			return err
 		}
-		e.box = box
+		e.box, e.warm = box.Sandbox, box.warm
 		return nil
 	})
 	err = group.Wait()

@@ -42,8 +42,6 @@ type Options struct {
 	// Drivers make the sandboxes, each those of one isolation. Their Recover has been called. A version is run under its own
 	// isolation or not at all.
 	Drivers map[lambent.Isolation]sandbox.Driver
-	// Driver is the native driver of a worker that has no other. It is not looked at when there are Drivers.
-	Driver sandbox.Driver
 	// Isolation is the one of which sandboxes are kept ready before it is known what is asked for. Default: the weakest that
 	// there is a driver for.
 	Isolation lambent.Isolation
@@ -59,8 +57,11 @@ type Options struct {
 	// Dir holds unpacked code (code/) and logs (logs/).
 	Dir string
 
-	// PoolMin and PoolMax bound the number of ready-made sandboxes. Defaults: 2 and 32.
+	// PoolMin and PoolMax bound the number of ready-made sandboxes of each class (driver, runtime, size) that is in use.
+	// Defaults: 2 and 32.
 	PoolMin, PoolMax int
+	// PoolMiB is how much of the host's memory all ready-made sandboxes may take. Default: a sixteenth of MemoryMiB.
+	PoolMiB int
 	// FreezeAfter is how long an idle sandbox runs on before it is frozen, so that a busy one never is. Default: 10 ms.
 	FreezeAfter time.Duration
 	// InitTimeout bounds the initialisation of a runtime before its first invoke. Default: 10 s, as on Lambda.
@@ -90,6 +91,7 @@ func (o *Options) defaults() error {
 	orDefault(&o.VCPU, float64(runtime.NumCPU()))
 	orDefault(&o.PoolMin, 2)
 	orDefault(&o.PoolMax, 32)
+	orDefault(&o.PoolMiB, max(1, o.MemoryMiB/16))
 	orDefault(&o.FreezeAfter, 10*time.Millisecond)
 	orDefault(&o.InitTimeout, 10*time.Second)
 	orDefault(&o.HeartbeatEvery, 250*time.Millisecond)
@@ -121,7 +123,7 @@ type Worker struct {
 	boot    string
 	code    *codecache.Cache
 	logs    *logstore.Store
-	pools   map[lambent.Isolation]*pool
+	pool    *pool
 	lease   atomic.Pointer[lease]
 	buffers *sync.Pool // of *[readSize]byte
 
@@ -161,11 +163,8 @@ func Open(options Options) (*Worker, error) {
 		return nil, errors.Join(fmt.Errorf("open worker: %w", err), w.code.Close())
 	}
 	w.work, w.cancel = context.WithCancel(context.Background())
-	w.pools = make(map[lambent.Isolation]*pool)
-	for isolation, driver := range options.Drivers {
-		w.pools[isolation] = openPool(poolOptions{driver: driver, prefix: "s" + w.boot, min: options.PoolMin, max: options.PoolMax,
-			logger: w.logger, failed: func() { w.failures.Add(1) }})
-	}
+	w.pool = openPool(poolOptions{drivers: options.Drivers, first: options.Isolation, prefix: "s" + w.boot, min: options.PoolMin,
+		max: options.PoolMax, budget: float64(options.PoolMiB), logger: w.logger, failed: func() { w.failures.Add(1) }})
 	w.heartbeat()
 	w.done.Go(w.keepLease)
 	return w, nil
@@ -210,11 +209,7 @@ func (w *Worker) Close() error {
 	w.closed = true
 	w.mu.Unlock()
 	w.done.Wait()
-	all = append(all, w.Drain(ended))
-	for _, pool := range w.pools {
-		all = append(all, pool.close())
-	}
-	all = append(all, w.code.Close(), w.logs.Close())
+	all = append(all, w.Drain(ended), w.pool.close(), w.code.Close(), w.logs.Close())
 	return errors.Join(all...)
 }
 
