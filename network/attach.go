@@ -17,7 +17,7 @@ type attachment struct {
 	id      string
 	slot    int
 	once    sync.Once
-	err     error
+	err     error // of the first Detach
 }
 
 // Attach gives the namespace an interface eth0 with an address, and a default route. It takes about a millisecond. The
@@ -85,10 +85,13 @@ func (n *Network) connect(made *attachment, namespace *os.File) error {
 // Resolver is the address of the name server.
 func (a *attachment) Resolver() netip.Addr { return a.network.layout.resolver() }
 
-// Detach removes the link, and returns when it is gone.
+// Detach returns when the link is gone. It goes by itself, within some ten milliseconds, when the namespace goes; if the
+// namespace stays, Detach removes it after a tenth of a second.
 func (a *attachment) Detach() error {
 	a.once.Do(func() {
-		a.err = a.network.reaper.remove(a.slot)
+		if a.err = a.network.reaper.remove(a.slot); a.err != nil {
+			return // the id and the address are not free
+		}
 		a.network.mu.Lock()
 		defer a.network.mu.Unlock()
 		delete(a.network.attached, a.id)

@@ -108,12 +108,9 @@ func (f *forwarder) serveUDP(ctx context.Context, socket net.PacketConn, work *s
 	var buffer [maxQueryBytes + 1]byte
 	for {
 		n, from, err := socket.ReadFrom(buffer[:])
-		if ctx.Err() != nil {
-			return nil
-		}
 		if err != nil {
-			if err := f.pause(ctx, err); err != nil {
-				return fmt.Errorf("receive queries: %w", err)
+			if goOn, err := f.pause(ctx, err); !goOn {
+				return err
 			}
 			continue
 		}
@@ -133,31 +130,32 @@ func (f *forwarder) serveUDP(ctx context.Context, socket net.PacketConn, work *s
 	}
 }
 
-// pause waits a little after an error that may pass, such as too many open files. It returns the error if the socket is closed.
-func (f *forwarder) pause(ctx context.Context, err error) error {
-	if errors.Is(err, net.ErrClosed) && ctx.Err() == nil {
-		return err
+// pause waits a little after an error of a socket that may pass, such as too many open files. It says whether to go on, and
+// otherwise returns the error, or nil if the context is done.
+func (f *forwarder) pause(ctx context.Context, failed error) (bool, error) {
+	select {
+	case <-ctx.Done():
+		return false, nil
+	default:
 	}
-	f.opts.Log.WarnContext(ctx, "the name server cannot serve for a moment", "error", err)
+	if errors.Is(failed, net.ErrClosed) {
+		return false, fmt.Errorf("serve names to sandboxes: %w", failed)
+	}
+	f.opts.Log.WarnContext(ctx, "the name server cannot serve for a moment", "error", failed)
 	select {
 	case <-time.After(100 * time.Millisecond):
+		return true, nil
 	case <-ctx.Done():
+		return false, nil
 	}
-	return nil
 }
 
 func (f *forwarder) serveTCP(ctx context.Context, listener net.Listener, work *sync.WaitGroup) error {
 	for {
 		conn, err := listener.Accept()
-		if ctx.Err() != nil {
-			if err == nil {
-				conn.Close()
-			}
-			return nil
-		}
 		if err != nil {
-			if err := f.pause(ctx, err); err != nil {
-				return fmt.Errorf("accept connections of sandboxes: %w", err)
+			if goOn, err := f.pause(ctx, err); !goOn {
+				return err
 			}
 			continue
 		}

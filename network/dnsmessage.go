@@ -2,6 +2,7 @@ package network
 
 import (
 	"encoding/binary"
+	"errors"
 	"strings"
 
 	"golang.org/x/net/dns/dnsmessage"
@@ -45,9 +46,9 @@ func (q query) answers(message []byte, id uint16) bool {
 		return false
 	}
 	question, err := parser.Question()
-	if err == dnsmessage.ErrSectionDone {
-		// Some servers leave the question out of errors.
-		return header.RCode != dnsmessage.RCodeSuccess
+	if errors.Is(err, dnsmessage.ErrSectionDone) {
+		// Some servers leave the question out of errors, and of what is to be asked again over TCP.
+		return header.RCode != dnsmessage.RCodeSuccess || header.Truncated
 	}
 	return err == nil && question.Type == q.question.Type && question.Class == q.question.Class &&
 		strings.EqualFold(question.Name.String(), q.question.Name.String())

@@ -17,7 +17,8 @@ const (
 	// doomedGroup is the group of links that are deleted together: the kernel waits for its readers once for all of them.
 	doomedGroup = 0x64
 
-	vethInfoPeer = 1 // VETH_INFO_PEER
+	vethInfoPeer   = 1      // VETH_INFO_PEER
+	skipStatistics = 1 << 3 // RTEXT_FILTER_SKIP_STATS
 )
 
 // The hardware addresses of the two ends. They are the same for every link: links do not meet.
@@ -80,6 +81,7 @@ func insideBatch(address, gateway netip.Addr) *batch {
 func settleBatch(slot int) *batch {
 	b := &batch{}
 	b.request(unix.RTM_GETLINK, 0, interfaceInfo(outsideIndex(slot), 0))
+	b.number(unix.IFLA_EXT_MASK, skipStatistics)
 	return b
 }
 

@@ -44,7 +44,8 @@ type Options struct {
 type Limits struct {
 	// Connections tracked by the host at once, those that have just ended included. Default 1,024.
 	Connections int
-	// NewConnections begun per second; up to Connections may begin at once. Default 100.
+	// NewConnections begun per second; up to Connections may begin at once. The kernel cannot count
+	// exactly much above 2,000. Default 100.
 	NewConnections int
 	// Packets sent per second. Large TCP writes count once per 64 KiB. Default 50,000.
 	Packets int
@@ -82,6 +83,7 @@ type Network struct {
 	links  *rtnl // to the router's namespace
 	udp    *os.File
 	tcp    *os.File
+	events *os.File // the reaper's from then on
 	reaper *reaper
 
 	mu       sync.Mutex
@@ -127,7 +129,7 @@ func Open(ctx context.Context, opts Options) (*Network, error) {
 	if err := n.open(ctx, opts); err != nil {
 		return nil, errors.Join(fmt.Errorf("open the network: %w", err), n.release())
 	}
-	n.reaper = newReaper(n)
+	n.reaper = newReaper(n, n.events)
 	return n, nil
 }
 
@@ -157,6 +159,9 @@ func (n *Network) open(ctx context.Context, opts Options) (err error) {
 	err = inNamespace(n.own, n.router, func() error {
 		if n.udp, n.tcp, err = setUpRouter(n.layout); err == nil {
 			n.links, err = dialRTNL()
+		}
+		if err == nil {
+			n.events, err = linkEvents()
 		}
 		return err
 	})
@@ -258,8 +263,7 @@ func (n *Network) Close() error {
 	if closed {
 		return nil
 	}
-	n.reaper.close()
-	return n.release()
+	return errors.Join(n.reaper.close(), n.release())
 }
 
 // release gives back what open made, whole or in part.
@@ -275,6 +279,9 @@ func (n *Network) closeFiles() error {
 	var all error
 	if n.links != nil {
 		all = n.links.close()
+	}
+	if n.events != nil && n.reaper == nil {
+		all = errors.Join(all, n.events.Close())
 	}
 	for _, file := range []*os.File{n.udp, n.tcp, n.router, n.host, n.own, n.lock} {
 		if file != nil {

@@ -1,8 +1,13 @@
 package network
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -12,95 +17,156 @@ import (
 const (
 	// sweepEvery is how often the host's connections are gone through for those of sandboxes that are no more.
 	sweepEvery = 5 * time.Second
+	// patience is how long a link is given to go with the sandbox's namespace. The kernel removes namespaces in batches, with one
+	// wait for its readers for all of them; a link that is removed by itself costs such a wait, tens of milliseconds during
+	// which no link can be made on the host.
+	patience = 100 * time.Millisecond
 	// deleteTogether is the most links that one request deletes.
 	deleteTogether = 64
 )
 
-// reaper removes links: all that wait at once, because each removal has the kernel wait for its readers. Later, it has
-// the host forget the connections of their addresses, and gives the addresses back.
+// reaper sees links off. Those that do not go with their namespaces it removes, all that wait at once. Later, it has the host
+// forget the connections of their addresses, and gives the addresses back.
 type reaper struct {
 	network *Network
-	queue   chan doomed
+	events  *os.File // what the kernel says of the router's links
+	wake    chan struct{}
 	stop    chan struct{}
-	done    chan struct{}
+	group   sync.WaitGroup
+
+	mu       sync.Mutex
+	waiting  map[int]chan error // by slot: to be told when the link is gone
+	vanished map[int]bool       // slots whose links are gone before anybody waited
+	freed    []int              // slots whose links are gone, until the next sweep
 }
 
-type doomed struct {
-	slot   int
-	result chan error
-}
-
-func newReaper(n *Network) *reaper {
-	r := &reaper{network: n, queue: make(chan doomed), stop: make(chan struct{}), done: make(chan struct{})}
-	go r.run()
+func newReaper(n *Network, events *os.File) *reaper {
+	r := &reaper{
+		network: n, events: events, wake: make(chan struct{}, 1), stop: make(chan struct{}),
+		waiting: make(map[int]chan error), vanished: make(map[int]bool),
+	}
+	r.group.Go(r.run)
+	r.group.Go(r.listen)
 	return r
 }
 
-// remove deletes a slot's link and returns when it is gone. A reaper that is closed has nothing left to do: the links go with
-// the router.
+// remove returns when a slot's link is gone. A reaper that is closed has nothing left to do: the links go with the router.
 func (r *reaper) remove(slot int) error {
-	one := doomed{slot, make(chan error, 1)}
+	r.mu.Lock()
+	if r.vanished[slot] {
+		delete(r.vanished, slot)
+		r.freed = append(r.freed, slot)
+		r.mu.Unlock()
+		return nil
+	}
+	result := make(chan error, 1)
+	r.waiting[slot] = result
+	r.mu.Unlock()
 	select {
-	case r.queue <- one:
-		return <-one.result
+	case r.wake <- struct{}{}:
+	default:
+	}
+	select {
+	case err := <-result:
+		return err
 	case <-r.stop:
 		return nil
 	}
 }
 
-func (r *reaper) close() {
+// finish tells who waits for a slot what became of the link.
+func (r *reaper) finish(slot int, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	result, waits := r.waiting[slot]
+	switch {
+	case waits && err == nil:
+		r.freed = append(r.freed, slot)
+	case !waits && err == nil:
+		r.vanished[slot] = true
+	}
+	if waits {
+		delete(r.waiting, slot)
+		result <- err
+	}
+}
+
+func (r *reaper) close() error {
 	close(r.stop)
-	<-r.done
+	err := r.events.Close()
+	r.group.Wait()
+	return err
+}
+
+// listen hears of links that are gone, until the socket is closed. It may miss some when there are too many at once: those are
+// then found to be gone by run.
+func (r *reaper) listen() {
+	buffer := make([]byte, 64<<10)
+	for {
+		n, err := r.events.Read(buffer)
+		if errors.Is(err, os.ErrClosed) {
+			return
+		}
+		for _, index := range deletedLinks(buffer[:max(n, 0)]) {
+			r.finish(int(index)-insideIndex, nil)
+		}
+	}
+}
+
+// deletedLinks reads the indexes of links that are gone from the kernel's messages.
+func deletedLinks(messages []byte) []uint32 {
+	var indexes []uint32
+	for rest := messages; len(rest) >= unix.SizeofNlMsghdr+unix.SizeofIfInfomsg; {
+		length := binary.NativeEndian.Uint32(rest)
+		index := binary.NativeEndian.Uint32(rest[unix.SizeofNlMsghdr+4:])
+		if binary.NativeEndian.Uint16(rest[4:]) == unix.RTM_DELLINK && index >= insideIndex+firstSlot {
+			indexes = append(indexes, index)
+		}
+		rest = rest[min(max(int(align(length)), unix.SizeofNlMsghdr), len(rest)):]
+	}
+	return indexes
 }
 
 func (r *reaper) run() {
-	defer close(r.done)
-	ticker := time.NewTicker(sweepEvery)
-	defer ticker.Stop()
-	var gone []int
-	for {
+	sweeps := time.NewTicker(sweepEvery)
+	defer sweeps.Stop()
+	patient := time.NewTimer(patience)
+	defer patient.Stop()
+	patient.Stop()
+	for running := false; ; {
 		select {
-		case first := <-r.queue:
-			gone = append(gone, r.delete(first)...)
-		case <-ticker.C:
-			r.sweep(gone)
-			gone = nil
+		case <-r.wake:
+			if !running {
+				patient.Reset(patience)
+				running = true
+			}
+		case <-patient.C:
+			r.delete()
+			running = false
+		case <-sweeps.C:
+			r.sweep()
 		case <-r.stop:
-			r.sweep(gone)
+			r.sweep()
 			return
 		}
 	}
 }
 
-// delete removes the link of the first, and of all who wait beside it. It returns their slots.
-func (r *reaper) delete(first doomed) []int {
-	together := []doomed{first}
-	for len(together) < deleteTogether {
-		select {
-		case next := <-r.queue:
-			together = append(together, next)
-			continue
-		default:
+// delete removes all links that are waited for.
+func (r *reaper) delete() {
+	r.mu.Lock()
+	all := slices.Collect(maps.Keys(r.waiting))
+	r.mu.Unlock()
+	for together := range slices.Chunk(all, deleteTogether) {
+		results, err := r.network.links.do(deleteBatch(together))
+		for i, slot := range together {
+			failed := err
+			if failed == nil {
+				failed = removalError(results[i], results[len(results)-1])
+			}
+			r.finish(slot, failed)
 		}
-		break
 	}
-	batch := make([]int, len(together))
-	for i, one := range together {
-		batch[i] = one.slot
-	}
-	results, err := r.network.links.do(deleteBatch(batch))
-	var freed []int
-	for i, one := range together {
-		failed := err
-		if failed == nil {
-			failed = removalError(results[i], results[len(results)-1])
-		}
-		if failed == nil {
-			freed = append(freed, one.slot)
-		}
-		one.result <- failed
-	}
-	return freed
 }
 
 // removalError is what became of one link, given the answers to marking it and to deleting all that are marked. A link that was
@@ -116,17 +182,21 @@ func removalError(marked, deleted error) error {
 }
 
 // sweep has the host forget connections, and frees the addresses.
-func (r *reaper) sweep(gone []int) {
-	if len(gone) == 0 {
+func (r *reaper) sweep() {
+	r.mu.Lock()
+	freed := r.freed
+	r.freed = nil
+	r.mu.Unlock()
+	if len(freed) == 0 {
 		return
 	}
 	n := r.network
-	if err := n.forgetConnections(gone); err != nil {
+	if err := n.forgetConnections(freed); err != nil {
 		n.log.Warn("connections of sandboxes that are gone stay until they time out", "error", err)
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.slots.giveBack(gone)
+	n.slots.giveBack(freed)
 }
 
 // forgetConnections removes from the host's table what sandboxes began.
@@ -153,9 +223,6 @@ type goneFilter map[uint32]bool
 
 // MatchConntrackFlow implements netlink.CustomConntrackFilter.
 func (f goneFilter) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
-	source, ok := flow.Forward.SrcIP.To4(), true
-	if source == nil {
-		ok = false
-	}
-	return ok && f[uint32(source[0])<<24|uint32(source[1])<<16|uint32(source[2])<<8|uint32(source[3])]
+	source := flow.Forward.SrcIP.To4()
+	return source != nil && f[binary.BigEndian.Uint32(source)]
 }

@@ -32,6 +32,22 @@ func dialRTNL() (*rtnl, error) {
 	return &rtnl{file: os.NewFile(uintptr(fd), "netlink")}, nil
 }
 
+// linkEvents opens a socket that hears of changes of links in the calling thread's namespace.
+func linkEvents() (*os.File, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("open a netlink socket: %w", err)
+	}
+	const room = 4 << 20 // thousands of events
+	err = errors.Join(unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, room),
+		unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: unix.RTMGRP_LINK}))
+	if err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("listen to a netlink socket: %w", err)
+	}
+	return os.NewFile(uintptr(fd), "netlink events"), nil
+}
+
 func (r *rtnl) close() error { return r.file.Close() }
 
 // do carries out the requests of a batch in their order, all of them even when some fail, and returns the error of each.
