@@ -76,7 +76,7 @@ type environment struct {
 func (w *Worker) newEnvironment(request lambent.StartRequest) *environment {
 	now := time.Now()
 	e := &environment{worker: w, request: request, version: request.Version, created: now, lastUsed: now,
-		journal: newJournal(request.Version.Logging), phase: lambent.SandboxStarting, epoch: request.Epoch, started: make(chan struct{})}
+		journal: newJournal(request.Version.Logging, request.Tenant), phase: lambent.SandboxStarting, epoch: request.Epoch, started: make(chan struct{})}
 	e.context, e.cancel = context.WithCancel(context.Background())
 	e.destroy = sync.OnceValue(e.destroyNow)
 	e.freezer = time.AfterFunc(time.Hour, e.freezeIfIdle)

@@ -365,6 +365,7 @@ type harness struct {
 	placement *fakePlacement
 	blobs     memoryBlobs
 	version   *lambent.FunctionVersion
+	tenant    string
 	epoch     uint64
 	requests  int
 	options   Options
@@ -405,14 +406,14 @@ func (h *harness) start(id lambent.SandboxID) {
 }
 
 func (h *harness) tryStart(id lambent.SandboxID) error {
-	return h.worker.Start(h.t.Context(), lambent.StartRequest{Sandbox: id, Manager: "m", Grant: "g", Version: h.version})
+	return h.worker.Start(h.t.Context(), lambent.StartRequest{Sandbox: id, Manager: "m", Grant: "g", Version: h.version, Tenant: h.tenant})
 }
 
 func (h *harness) request(id lambent.SandboxID, payload string) lambent.WorkerInvoke {
 	h.epoch++
 	h.requests++
 	return lambent.WorkerInvoke{Claim: lambent.Claim{Sandbox: id, Epoch: h.epoch}, Key: h.version.Key, InvokedARN: h.version.ARN + ":live",
-		Request: lambent.InvokeRequest{RequestID: fmt.Sprintf("request-%d", h.requests), LogTail: true, Payload: []byte(payload)}}
+		Request: lambent.InvokeRequest{RequestID: fmt.Sprintf("request-%d", h.requests), LogTail: true, TenantID: h.tenant, Payload: []byte(payload)}}
 }
 
 func (h *harness) invoke(id lambent.SandboxID, payload string) lambent.WorkerResult {

@@ -12,8 +12,9 @@ import (
 // journal writes the platform's own log lines of one function version, as text or as JSON. Methods return nil for a line that
 // the version's log level leaves out.
 type journal struct {
-	json  bool
-	level level // JSON only
+	json   bool
+	level  level  // JSON only
+	tenant string // of the environment; empty for none. JSON only
 }
 
 type level int
@@ -24,9 +25,9 @@ const (
 	warn
 )
 
-func newJournal(logging lambent.Logging) journal {
+func newJournal(logging lambent.Logging, tenant string) journal {
 	levels := map[string]level{"DEBUG": debug, "WARN": warn}
-	j := journal{json: logging.Format == lambent.LogJSON, level: info}
+	j := journal{json: logging.Format == lambent.LogJSON, level: info, tenant: tenant}
 	if l, ok := levels[logging.SystemLevel]; ok {
 		j.level = l
 	}
@@ -58,7 +59,7 @@ func appendMilliseconds(out []byte, d time.Duration) []byte {
 // start is written before an invoke.
 func (j journal) start(out []byte, now time.Time, requestID, version string) []byte {
 	if j.json {
-		return j.event(now, info, "platform.start", map[string]any{"requestId": requestID, "version": version})
+		return j.event(now, info, "platform.start", j.of(requestID, map[string]any{"version": version}))
 	}
 	out = append(append(out, "START RequestId: "...), requestID...)
 	return append(append(out, " Version: "...), version...)
@@ -108,7 +109,7 @@ func (j journal) reportJSON(now time.Time, r *report) []byte {
 	if r.init > 0 {
 		metrics["initDurationMs"] = milliseconds(r.init)
 	}
-	record := map[string]any{"requestId": r.requestID, "metrics": metrics, "status": r.status}
+	record := j.of(r.requestID, map[string]any{"metrics": metrics, "status": r.status})
 	if r.errorType != "" && r.status != statusSuccess {
 		record["errorType"] = r.errorType
 	}
@@ -128,8 +129,8 @@ func (j journal) runtimeDone(now time.Time, r *report, produced int) []byte {
 	if !j.json || l < j.level {
 		return nil
 	}
-	record := map[string]any{"requestId": r.requestID, "status": r.status,
-		"metrics": map[string]any{"durationMs": milliseconds(r.duration), "producedBytes": produced}}
+	record := j.of(r.requestID, map[string]any{"status": r.status,
+		"metrics": map[string]any{"durationMs": milliseconds(r.duration), "producedBytes": produced}})
 	if r.errorType != "" && r.status != statusSuccess {
 		record["errorType"] = r.errorType
 	}
@@ -177,6 +178,15 @@ func (j journal) failure(now time.Time, requestID string, f *fault) []byte {
 		return []byte(now.UTC().Format(logTime) + " " + requestID + " " + f.plain)
 	}
 	return []byte("RequestId: " + requestID + " Error: " + f.plain + "\n" + f.errorType)
+}
+
+// of says what request a record is about.
+func (j journal) of(requestID string, record map[string]any) map[string]any {
+	record["requestId"] = requestID
+	if j.tenant != "" {
+		record["tenantId"] = j.tenant
+	}
+	return record
 }
 
 // event makes a JSON line, if the level lets it through.

@@ -17,7 +17,7 @@ import (
 )
 
 func TestReportLines(t *testing.T) {
-	text := newJournal(lambent.Logging{})
+	text := newJournal(lambent.Logging{}, "")
 	for want, r := range map[string]report{
 		"REPORT RequestId: a\tDuration: 1.23 ms\tBilled Duration: 2 ms\tMemory Size: 128 MB\tMax Memory Used: 36 MB\t": {
 			requestID: "a", duration: 1234 * time.Microsecond, memoryMiB: 128, maxMiB: 36, status: statusSuccess},
@@ -50,7 +50,7 @@ func TestLevelsOfJSONLines(t *testing.T) {
 		"":      "platform.initStart platform.start platform.report platform.report",
 		"WARN":  "platform.report",
 	} {
-		j := newJournal(lambent.Logging{Format: lambent.LogJSON, SystemLevel: level})
+		j := newJournal(lambent.Logging{Format: lambent.LogJSON, SystemLevel: level}, "")
 		good, bad := &report{status: statusSuccess}, &report{status: statusTimeout}
 		var got []string
 		for _, line := range [][]byte{j.initStart(time.Time{}, version, "r", "a", "s"), j.initReport(time.Time{}, "init", 0, statusSuccess, ""),

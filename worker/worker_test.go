@@ -612,6 +612,7 @@ func TestCallerWhoLeavesChangesNothing(t *testing.T) {
 func TestJSONLogs(t *testing.T) {
 	h := newHarness(t, serve(func(p *fakeProcess, e *fakeEvent) string { p.print(`{"level":"INFO"}`); return "1" }), nil)
 	h.version.Logging = lambent.Logging{Format: lambent.LogJSON, SystemLevel: "DEBUG", Group: "/shared"}
+	h.version.PerTenant, h.tenant = true, "blue"
 	h.start("s")
 	h.invoke("s", "{}")
 	types := []string{}
@@ -624,6 +625,9 @@ func TestJSONLogs(t *testing.T) {
 			t.Error(line, err)
 		}
 		types = append(types, event.Type)
+		if _, ofRequest := event.Record["requestId"]; ofRequest && event.Record["tenantId"] != "blue" {
+			t.Error(line)
+		}
 		if event.Type == "platform.report" && (event.Record["requestId"] != "request-1" || event.Record["status"] != "success" ||
 			event.Record["metrics"].(map[string]any)["memorySizeMB"] != 128.0) {
 			t.Error(line)

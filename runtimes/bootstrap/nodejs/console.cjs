@@ -6,7 +6,7 @@ const util = require('util');
 const errors = require('./errors.cjs');
 
 const LEVELS = ['TRACE', 'DEBUG', 'INFO', 'WARN', 'ERROR', 'FATAL'];
-const state = { requestId: undefined };
+const state = { requestId: undefined, tenantId: undefined };
 
 // patchConsole replaces the console's methods, by AWS_LAMBDA_LOG_FORMAT and AWS_LAMBDA_LOG_LEVEL.
 function patchConsole() {
@@ -37,7 +37,7 @@ function formatText(level, values) {
 }
 
 function formatJSON(level, values) {
-  const line = { timestamp: new Date().toISOString(), level, requestId: state.requestId };
+  const line = { timestamp: new Date().toISOString(), level, requestId: state.requestId, tenantId: state.tenantId };
   if (values.length <= 1) {
     line.message = values[0];
     try {

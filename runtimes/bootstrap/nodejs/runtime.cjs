@@ -57,6 +57,7 @@ class Runtime {
     this.api.release();
     const invoke = new Invoke(this, headers);
     log.state.requestId = invoke.id;
+    log.state.tenantId = headers['lambda-runtime-aws-tenant-id'];
     this.errorPath = `invocation/${invoke.id}/error`;
     this.whenIdle = () => invoke.unsettled();
     const trace = headers['lambda-runtime-trace-id'];

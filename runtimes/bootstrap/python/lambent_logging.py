@@ -7,12 +7,12 @@ import time
 # What every record has. Anything else was given by the function as "extra" and goes into the JSON.
 _STANDARD = frozenset(
     "name msg args levelname levelno pathname filename module exc_info exc_text stack_info lineno funcName created msecs"
-    " relativeCreated thread threadName processName process taskName aws_request_id".split()
+    " relativeCreated thread threadName processName process taskName aws_request_id tenant_id".split()
 )
 
 
 def set_up(logging, current, write_line, dumps):
-    """Adds the handler to the root logger and sets its level. current.request_id is read for each record."""
+    """Adds the handler to the root logger and sets its level. current is read for each record."""
 
     class LambdaLoggerHandler(logging.Handler):
         def emit(self, record):
@@ -24,6 +24,7 @@ def set_up(logging, current, write_line, dumps):
     class LambdaLoggerFilter(logging.Filter):
         def filter(self, record):
             record.aws_request_id = current.request_id or ""
+            record.tenant_id = current.tenant_id
             return True
 
     class JsonFormatter(logging.Formatter):
@@ -61,6 +62,7 @@ def _fields(formatter, record, level_name):
         "errorMessage": None,
         "requestId": getattr(record, "aws_request_id", None),
         "location": None,
+        "tenantId": getattr(record, "tenant_id", None),
     }
     if record.exc_info and record.exc_info[0]:
         import traceback

@@ -37,6 +37,7 @@ class Current:
     """What the log lines of this moment belong to."""
 
     request_id = None
+    tenant_id = None
 
 
 # --- JSON -----------------------------------------------------------------------------------------------------------
@@ -448,6 +449,7 @@ def run_once(api, handler):
     headers, body = api.next()
     request_id = headers.get("lambda-runtime-aws-request-id", "")
     Current.request_id = request_id
+    Current.tenant_id = headers.get("lambda-runtime-aws-tenant-id")
     trace = headers.get("lambda-runtime-trace-id")
     if trace:
         os.environ["_X_AMZN_TRACE_ID"] = trace
