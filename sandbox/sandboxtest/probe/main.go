@@ -34,7 +34,7 @@ func main() {
 		os.Exit(2)
 	}
 	attempts := map[string]attempt{"try": tryOne, "victim": stand, "prove": prove}
-	for _, table := range []map[string]attempt{isolationAttempts(), kernelAttempts(), limitAttempts(), behaviours()} {
+	for _, table := range []map[string]attempt{isolationAttempts(), limitAttempts(), behaviours()} {
 		for name, try := range table {
 			attempts[name] = try
 		}

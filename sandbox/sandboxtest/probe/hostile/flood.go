@@ -22,7 +22,7 @@ func floodAttempts() []Attempt {
 			Proof: Namespace, Flood: true, try: sharedInodeBomb},
 		{Name: "descriptor-flood", Tries: "open files without end", Layer: DescriptorLimit, Proof: Namespace, Flood: true, try: descriptorFlood},
 		{Name: "socket-flood", Tries: "open sockets and connections without end", Layer: DescriptorLimit, Proof: Namespace, Flood: true, try: socketFlood},
-		{Name: "log-flood", Tries: "write to its output without end while nobody reads it", Layer: Output, Proof: Namespace, Flood: true, Unread: true, try: logFlood},
+		{Name: "log-flood", Tries: "write to its output without end while nobody reads it", Layer: BoundedOutput, Proof: Namespace, Flood: true, Unread: true, try: logFlood},
 		{Name: "deep-directories", Tries: "make directories so deep that removing them fails", Layer: DiskLimit, Proof: Nowhere, Flood: true,
 			Unproven: "directories may be deep; what must not be is a sandbox that cannot be destroyed for it, which the suite checks after each attempt",
 			try:      deepDirectories},

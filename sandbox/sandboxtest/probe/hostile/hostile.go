@@ -9,6 +9,7 @@
 package hostile
 
 import (
+	"errors"
 	"fmt"
 	"unsafe"
 
@@ -102,15 +103,39 @@ func Find(name string) (Attempt, bool) {
 	return Attempt{}, false
 }
 
-// Attempts returns all attempts, in the order in which they are described.
+// Group is a part of the table.
+type Group struct {
+	Title    string
+	Attempts []Attempt
+}
+
+// Groups returns the table in the order in which it is described.
+func Groups() []Group {
+	return []Group{
+		{"Files of the kernel", procfsAttempts()},
+		{"Other processes", processAttempts()},
+		{"Cgroups", cgroupAttempts()},
+		{"Devices and terminals", deviceAttempts()},
+		{"Mounts and roots", mountAttempts()},
+		{"Files", fileAttempts()},
+		{"Namespaces", namespaceAttempts()},
+		{"Privileges", privilegeAttempts()},
+		{"Parts of the kernel", kernelAttempts()},
+		{"Foreign system calls", abiAttempts()},
+		{"The host as a whole", hostAttempts()},
+		{"Kinds of sockets", socketAttempts()},
+		{"The network", networkAttempts()},
+		{"Shared things", sharedAttempts()},
+		{"Floods", floodAttempts()},
+		{"Memory", memoryAttempts()},
+	}
+}
+
+// Attempts returns all attempts of the table.
 func Attempts() []Attempt {
 	var all []Attempt
-	for _, group := range [][]Attempt{
-		procfsAttempts(), processAttempts(), cgroupAttempts(), deviceAttempts(), mountAttempts(), fileAttempts(),
-		namespaceAttempts(), privilegeAttempts(), kernelAttempts(), abiAttempts(), hostAttempts(), socketAttempts(),
-		networkAttempts(), sharedAttempts(), floodAttempts(), memoryAttempts(),
-	} {
-		all = append(all, group...)
+	for _, group := range Groups() {
+		all = append(all, group.Attempts...)
 	}
 	return all
 }
@@ -166,7 +191,7 @@ func (t *Trial) looked(what string, number uintptr, args ...uintptr) bool {
 
 // refused tells whether a call was refused as one that the caller may not make, or that does not exist.
 func refused(err error) bool {
-	return err == unix.EPERM || err == unix.ENOSYS || err == unix.EACCES
+	return errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EACCES)
 }
 
 // raw makes a system call.

@@ -78,7 +78,11 @@ func inChild(number uintptr, args ...uintptr) error {
 
 // cloneArguments are the kernel's struct clone_args.
 type cloneArguments struct {
-	flags, pidfd, childTID, parentTID, exitSignal, stack, stackSize, tls, setTID, setTIDSize, cgroup uint64
+	flags      uint64
+	_          [3]uint64 // pidfd, child_tid, parent_tid
+	exitSignal uint64
+	_          [5]uint64 // stack, stack_size, tls, set_tid, set_tid_size
+	cgroup     uint64
 }
 
 // clone3 starts a child that ends at once.

@@ -1,6 +1,7 @@
 package hostile
 
 import (
+	"errors"
 	"fmt"
 	"net"
 
@@ -19,7 +20,7 @@ func raiseNetwork() error {
 	for _, address := range outsideAddresses {
 		request := append(bytesOf(unix.IfAddrmsg{Family: unix.AF_INET, Prefixlen: 32, Index: 1}), attribute(unix.IFA_LOCAL, address)...)
 		request = append(request, attribute(unix.IFA_ADDRESS, address)...)
-		if err := routeRequest(unix.RTM_NEWADDR, unix.NLM_F_CREATE, request); err != nil && err != unix.EEXIST {
+		if err := routeRequest(unix.RTM_NEWADDR, unix.NLM_F_CREATE, request); err != nil && !errors.Is(err, unix.EEXIST) {
 			return fmt.Errorf("add the address %v: %w", address, err)
 		}
 	}
