@@ -2,6 +2,8 @@ package manager
 
 import (
 	"context"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -31,7 +33,7 @@ func (w *beaten) Start(_ context.Context, req lambent.StartRequest) error {
 		return lambent.Errorf(lambent.HostLost, "The worker cannot be reached.")
 	}
 	w.boxes[req.Sandbox] = lambent.SandboxStatus{
-		Sandbox: req.Sandbox, Key: req.Version.Key, Manager: req.Manager, Grant: req.Grant, Epoch: req.Epoch, Phase: lambent.SandboxIdle,
+		Sandbox: req.Sandbox, Key: req.Version.Key, Function: req.Version.FunctionName, Manager: req.Manager, Grant: req.Grant, Epoch: req.Epoch, Phase: lambent.SandboxIdle,
 	}
 	return nil
 }
@@ -56,9 +58,15 @@ func (w *beaten) List(context.Context) ([]lambent.SandboxStatus, error) {
 func (w *beaten) status() lambent.WorkerStatus {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	var residents []lambent.Resident
+	for _, box := range w.boxes {
+		if who := (lambent.Resident{Account: box.Function.Account, Isolation: lambent.IsolationNative}); !slices.Contains(residents, who) {
+			residents = append(residents, who)
+		}
+	}
 	return lambent.WorkerStatus{
 		Worker: w.id, Zone: "zone-" + string(w.id), Boot: "first", MemoryMiB: w.memoryMiB, VCPU: 2, Sandboxes: len(w.boxes), UsedMiB: 20 * len(w.boxes),
-		Drivers: []lambent.Isolation{lambent.IsolationNative},
+		Drivers: []lambent.Isolation{lambent.IsolationNative}, Residents: residents,
 	}
 }
 
@@ -185,5 +193,70 @@ func TestDeadHostIsLeftWithinASecond(t *testing.T) {
 				t.Errorf("sandbox %s of the dead worker is still known", id)
 			}
 		})
+	})
+}
+
+// An account that may not be beside another gets a worker when the other has nothing to do there, and never before.
+func TestAccountsTakeTurns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPlaced(t, 8_000, "a", "b")
+		first := p.claimAll(t, 8, 128)
+		other := managertest.Version("g", "r1")
+		other.Account = "210987654321"
+		claim := func() (lambent.Claim, error) {
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+			defer cancel()
+			return p.m.Claim(ctx, lambent.ClaimRequest{Version: other})
+		}
+		if got, err := claim(); lambent.CodeOf(err) != lambent.Unavailable {
+			t.Errorf("while the other account runs on all workers: %+v, %v", got, err)
+		}
+		for _, c := range first {
+			p.m.Return(c, lambent.OutcomeIdle)
+		}
+		got, err := claim()
+		if err != nil {
+			t.Fatalf("when the other account has nothing to do: %v", err)
+		}
+		for _, w := range p.workers {
+			if residents := w.status().Residents; w.id == got.Worker && len(residents) != 1 {
+				t.Errorf("worker %s has %+v", w.id, residents)
+			}
+		}
+		p.m.Return(got, lambent.OutcomeIdle)
+	})
+}
+
+// What no worker offers is refused at once, and says why.
+func TestIsolationThatNobodyOffers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPlaced(t, 8_000, "a")
+		version := managertest.Version("f", "r1")
+		version.Isolation = lambent.IsolationMicroVM
+		began := time.Now()
+		_, err := p.m.Claim(t.Context(), lambent.ClaimRequest{Version: version})
+		if lambent.CodeOf(err) != lambent.InvalidRuntime || !strings.Contains(err.Error(), "microvm") || time.Since(began) > time.Second {
+			t.Errorf("%v after %v", err, time.Since(began))
+		}
+	})
+}
+
+// When the isolation of a function changes, so does its key: what runs under the old one is not claimed again.
+func TestIsolationChanges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPlaced(t, 8_000, "a")
+		seen := make(map[lambent.SandboxID]string)
+		for _, revision := range []string{"c/native", "c/gvisor", "c/native"} {
+			version := managertest.Version("f", revision) // the worker has one driver: what matters here is the key
+			claim, err := p.m.Claim(t.Context(), lambent.ClaimRequest{Version: version})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if before, ok := seen[claim.Sandbox]; ok && before != revision {
+				t.Errorf("a sandbox of %s was claimed for %s", before, revision)
+			}
+			seen[claim.Sandbox] = revision
+			p.m.Return(claim, lambent.OutcomeIdle)
+		}
 	})
 }

@@ -26,6 +26,7 @@ func Run(t *testing.T, open func(*testing.T, *Region) lambent.FrontEnd) {
 		{"JustCreated", testJustCreated},
 		{"States", testStates},
 		{"Refusals", testRefusals},
+		{"Tenants", testTenants},
 		{"DryRun", testDryRun},
 		{"FunctionError", testFunctionError},
 		{"VoidClaims", testVoidClaims},
@@ -374,4 +375,32 @@ func testLimit(t *testing.T, r *Region, f lambent.FrontEnd) {
 	}
 	r.OnRun(nil)
 	answered(t, f, Request("f", "", "3"))
+}
+
+// A function that isolates tenants runs only for a tenant, and any other only without one; claims and workers are told whose it is.
+func testTenants(t *testing.T, r *Region, f lambent.FrontEnd) {
+	isolated := Function("g", lambent.Latest)
+	isolated.PerTenant = true
+	r.Put(isolated)
+	for _, kind := range []lambent.InvocationType{lambent.RequestResponse, lambent.DryRun} {
+		stray, nobody := Request("f", "", "1"), Request("g", "", "1")
+		stray.TenantID, stray.Type, nobody.Type = "blue", kind, kind
+		refused(t, f, stray, lambent.InvalidParameter, "The invoked function is not enabled with tenancy configuration.")
+		refused(t, f, nobody, lambent.InvalidParameter,
+			"The invoked function is enabled with tenancy configuration. Add a valid tenant ID in your request and try again.")
+	}
+	var told []string
+	r.OnRun(func(_ context.Context, req lambent.WorkerInvoke) (lambent.WorkerResult, error) {
+		told = append(told, req.Request.TenantID)
+		return r.Run(req), nil
+	})
+	for i, tenant := range []string{"blue", "green", "blue"} {
+		req := Request("g", "", fmt.Sprint(i))
+		req.TenantID = tenant
+		answered(t, f, req)
+	}
+	answered(t, f, Request("f", "", "1"))
+	if got := strings.Join(told, ","); got != "blue,green,blue," {
+		t.Errorf("the workers were told of the tenants %s", got)
+	}
 }
