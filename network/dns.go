@@ -26,7 +26,7 @@ type DNSOptions struct {
 	// PerSandbox is how many queries, and how many TCP connections, a sandbox may have outstanding; more are dropped.
 	// Default 64.
 	PerSandbox int
-	// Total is how many may be outstanding in all. Each sandbox may have one in any case. Each takes a socket and up to 64 KiB.
+	// Total is how many may be outstanding in all. Each sandbox may have four in any case. Each takes a socket and up to 64 KiB.
 	// Default 1,024.
 	Total int
 	// Log is required.
@@ -293,7 +293,11 @@ func clientOf(address net.Addr) netip.Addr {
 	return parsed.Addr().Unmap()
 }
 
-// gate bounds what is outstanding, for each client and in all. A client that has nothing outstanding is always let in, so that
+// always is how many queries of a sandbox are taken whatever the others do: one for each family of addresses, and the same
+// again by TCP before the first are quite over.
+const always = 4
+
+// gate bounds what is outstanding, for each client and in all. A client that has little outstanding is always let in, so that
 // others cannot keep it out.
 type gate struct {
 	each, total int
@@ -310,7 +314,7 @@ func newGate(each, total int) *gate {
 func (g *gate) enter(client netip.Addr) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if has := g.of[client]; has > 0 && (has >= g.each || g.inside >= g.total) {
+	if has := g.of[client]; has >= g.each || has >= always && g.inside >= g.total {
 		return false
 	}
 	g.of[client]++

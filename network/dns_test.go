@@ -54,8 +54,8 @@ func (u *upstream) answer(message []byte) []byte {
 	return packed
 }
 
-func newUpstream(t testing.TB) *upstream {
-	u := &upstream{}
+func newUpstream(t testing.TB, lie func(answer []byte) [][]byte) *upstream {
+	u := &upstream{lie: lie}
 	listener := must(net.Listen("tcp4", "127.0.0.1:0"))(t)
 	u.at = netip.MustParseAddrPort(listener.Addr().String())
 	packets := must(net.ListenPacket("udp4", u.at.String()))(t)
@@ -146,7 +146,7 @@ func TestNamesAreResolvedInSandboxes(t *testing.T) {
 		}
 		return packets, listener
 	}
-	up := newUpstream(t)
+	up := newUpstream(t, nil)
 	udp, tcp := files()
 	serve(t, udp, tcp, DNSOptions{Resolvers: []netip.AddrPort{up.at}})
 	dial := func(protocol, address string) (net.Conn, error) {
@@ -161,8 +161,61 @@ func TestNamesAreResolvedInSandboxes(t *testing.T) {
 	}
 }
 
+// TestQueriesOfOneSandboxDoNotKeepOutAnother floods the name server.
+func TestQueriesOfOneSandboxDoNotKeepOutAnother(t *testing.T) {
+	w := newWorld(t)
+	n := w.open(Options{})
+	inside, _ := w.sandboxOf(n, "a")
+	neighbour, _ := w.sandboxOf(n, "b")
+	udp, tcp, err := n.DNS()
+	if err != nil {
+		t.Fatal(err)
+	}
+	packets, listener, err := Sockets(udp, tcp)
+	if err != nil {
+		t.Fatal(err)
+	}
+	up := newUpstream(t, nil)
+	serve(t, packets, listener, DNSOptions{Resolvers: []netip.AddrPort{up.at}, Total: 16})
+	at := n.Resolver().String() + ":53"
+	message := dnsmessage.Message{Questions: []dnsmessage.Question{{Name: dnsmessage.MustNewName("a."), Type: dnsmessage.TypeA, Class: dnsmessage.ClassINET}}}
+	packed := must(message.Pack())(t)
+	var stop atomic.Bool
+	var sent atomic.Int64
+	var group sync.WaitGroup
+	conn := must(w.dial(inside, "udp4", at, time.Second))(t)
+	defer conn.Close()
+	group.Go(func() {
+		for !stop.Load() {
+			_, _ = conn.Write(packed)
+			sent.Add(1)
+		}
+	})
+	group.Go(func() {
+		for !stop.Load() {
+			if one, err := w.dial(inside, "tcp4", at, 50*time.Millisecond); err == nil {
+				defer one.Close()
+			}
+		}
+	})
+	names := resolverAt(at, func(protocol, address string) (net.Conn, error) {
+		return w.dial(neighbour, protocol, address, time.Second)
+	})
+	for i := range 100 {
+		began := time.Now()
+		if _, err := names.LookupIP(t.Context(), "ip4", fmt.Sprintf("n%d.example.", 1+i%35)); err != nil || time.Since(began) > time.Second {
+			t.Errorf("a neighbour's query took %v: %v", time.Since(began), err)
+		}
+	}
+	stop.Store(true)
+	group.Wait()
+	if most := sent.Load(); most < 2000 || up.asked.Load() > most/2 {
+		t.Errorf("of %d queries, %d were forwarded: no flood, or not held back", most, up.asked.Load())
+	}
+}
+
 func TestForwarderAsksTheNextResolver(t *testing.T) {
-	up := newUpstream(t)
+	up := newUpstream(t, nil)
 	closed := must(net.ListenPacket("udp4", "127.0.0.1:0"))(t)
 	nobody := netip.MustParseAddrPort(closed.LocalAddr().String())
 	closed.Close()
@@ -186,8 +239,7 @@ func TestForwarderAsksTheNextResolver(t *testing.T) {
 
 // TestForwarderIgnoresForgedAnswers has a resolver's socket send others' answers before its own.
 func TestForwarderIgnoresForgedAnswers(t *testing.T) {
-	up := newUpstream(t)
-	up.lie = func(answer []byte) [][]byte {
+	up := newUpstream(t, func(answer []byte) [][]byte {
 		change := func(at int, by byte) []byte {
 			forged := append([]byte(nil), answer...)
 			forged[at] ^= by
@@ -195,7 +247,7 @@ func TestForwarderIgnoresForgedAnswers(t *testing.T) {
 			return forged
 		}
 		return [][]byte{nil, {1}, change(0, 1), change(2, 0x80), change(14, 1), change(len("n1.example")+dnsHeaderBytes+3, 1), answer}
-	}
+	})
 	at := serveLoopback(t, DNSOptions{Resolvers: []netip.AddrPort{up.at}})
 	found, err := resolverAt(at, plainDial).LookupIP(t.Context(), "ip4", "n1.example.")
 	if err != nil || len(found) != 1 || found[0].String() != "93.184.0.0" {
@@ -277,7 +329,7 @@ func TestForwarderBoundsWhatIsOutstanding(t *testing.T) {
 
 func TestGateIsFair(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		each, total := rapid.IntRange(1, 5).Draw(t, "each"), rapid.IntRange(1, 10).Draw(t, "total")
+		each, total := rapid.IntRange(1, 8).Draw(t, "each"), rapid.IntRange(1, 20).Draw(t, "total")
 		g := newGate(each, total)
 		inside := make(map[netip.Addr]int)
 		sum := 0
@@ -289,7 +341,7 @@ func TestGateIsFair(t *testing.T) {
 				sum--
 				continue
 			}
-			want := inside[client] == 0 || inside[client] < each && sum < total
+			want := inside[client] < each && (inside[client] < always || sum < total)
 			if got := g.enter(client); got != want {
 				t.Fatalf("client with %d of %d, %d of %d in all: entered is %v", inside[client], each, sum, total, got)
 			}

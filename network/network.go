@@ -49,7 +49,7 @@ type Limits struct {
 	NewConnections int
 	// Packets sent per second. Large TCP writes count once per 64 KiB. Default 50,000.
 	Packets int
-	// Queries to the name server per second; a tenth of it for TCP connections to it. Default 200.
+	// Queries to the name server per second; a quarter of it for TCP connections to it. Default 200.
 	Queries int
 	// Bandwidth in bytes per second, each way. Default 0: no limit.
 	Bandwidth int64

@@ -61,12 +61,12 @@ func routerRules(namespace *os.File, l layout, closed []addressRange, limits Lim
 func routerInput(r *ruleset, l layout, limits Limits) {
 	input := r.chain(nftables.ChainTypeFilter, nftables.ChainHookInput, nftables.ChainPriorityFilter, nftables.ChainPolicyDrop, "input")
 	r.rule(input, interfaceName(expr.MetaKeyIIFNAME, expr.CmpOpEq, uplinkName), drop())
-	rate := over(expr.LimitTypePkts, uint64(limits.Queries), 2*uint32(limits.Queries))
+	rate := over(expr.LimitTypePkts, uint64(limits.Queries), uint32(limits.Queries))
 	queries := r.each("queries", nftables.TypeIFIndex, rate)
 	r.rule(input, address(destinationOffset, expr.CmpOpEq, l.resolver()), protocol(unix.IPPROTO_UDP), port(destinationPort, 53),
 		loadMeta(expr.MetaKeyIIF), queries, drop())
-	// A tenth of it for connections, which cost more.
-	rate = over(expr.LimitTypePkts, uint64(max(1, limits.Queries/10)), uint32(max(16, limits.Queries/10)))
+	// A quarter of it for connections, which cost more.
+	rate = over(expr.LimitTypePkts, uint64(max(1, limits.Queries/4)), uint32(max(16, limits.Queries/4)))
 	connections := r.each("handshakes", nftables.TypeIFIndex, rate)
 	r.rule(input, address(destinationOffset, expr.CmpOpEq, l.resolver()), protocol(unix.IPPROTO_TCP), port(destinationPort, 53),
 		transportField(tcpFlagsOffset, []byte{tcpSYN}), loadMeta(expr.MetaKeyIIF), connections, drop())
@@ -75,6 +75,9 @@ func routerInput(r *ruleset, l layout, limits Limits) {
 	}
 	r.rule(input, address(destinationOffset, expr.CmpOpEq, l.resolver()), protocol(unix.IPPROTO_TCP), reject())
 }
+
+// queriesRoom is how many bytes of queries may wait for the name server: some thousand queries.
+const queriesRoom = 4 << 20
 
 const (
 	icmpUnreachable  = 3
@@ -168,6 +171,10 @@ func listen(resolver netip.Addr) (udp, tcp *os.File, err error) {
 	defer listener.Close()
 	if udp, err = packets.File(); err != nil {
 		return nil, nil, err
+	}
+	// What some sandboxes may send at once must not push out what others send.
+	if err := unix.SetsockoptInt(int(udp.Fd()), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, queriesRoom); err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("make room for queries: %w", err), udp.Close())
 	}
 	if tcp, err = listener.File(); err != nil {
 		return nil, nil, errors.Join(err, udp.Close())
