@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -21,19 +22,37 @@ import (
 	"lambent/sandbox/sandboxtest/probe/hostile"
 )
 
-// hostileAttempts makes every attempt of the table in sandboxes of the driver, beside victims on the host and in another
-// sandbox. Those of a kind share a sandbox: what one leaves behind must not help the next.
-func hostileAttempts(t *testing.T, s *suite) {
+// RunAttempts runs those parts of the table of attempts that have the titles, without the rest of the suite.
+func RunAttempts(t *testing.T, h Harness, titles ...string) {
+	s := newSuite(t, h)
+	var attempts []hostile.Attempt
+	for _, group := range hostile.Groups() {
+		if slices.Contains(titles, group.Title) {
+			attempts = append(attempts, group.Attempts...)
+		}
+	}
+	if len(attempts) == 0 {
+		t.Fatalf("no attempts have the titles %q", titles)
+	}
+	s.try(t, attempts)
+}
+
+// hostileAttempts makes every attempt of the table.
+func hostileAttempts(t *testing.T, s *suite) { s.try(t, hostile.Attempts()) }
+
+// try makes attempts in sandboxes of the driver, beside victims on the host and in another sandbox. They share a sandbox:
+// what one leaves behind must not help the next.
+func (s *suite) try(t *testing.T, attempts []hostile.Attempt) {
 	scene := hostile.Scene{Code: "/var/task", Temp: "/tmp", Shared: "/dev/shm", FilesMax: 100_000, Secret: "secret-of-the-suite"}
 	victim := hostVictim(t, s)
 	scene.Victims = []hostile.Victim{victim.Victim, neighbourVictim(t, s)}
-	scene.Listened = hostListeners(t)
+	scene.Listened = append(hostListeners(t), s.HostAddresses...)
 	scene.Files = secretFiles(t, scene.Secret)
 	if mayPinScores(t) {
 		scene.ScoreFloor = 1000
 	}
 	shared := s.sandbox(t, nil)
-	for _, attempt := range hostile.Attempts() {
+	for _, attempt := range attempts {
 		t.Run(attempt.Name, func(t *testing.T) {
 			box, spec := shared, s.specification()
 			if attempt.Flood {
