@@ -77,7 +77,33 @@ func (s *suite) try(t *testing.T, attempts []hostile.Attempt) {
 			}
 		})
 	}
+	t.Run("working directory", func(t *testing.T) { s.climbFromDirectory(t, shared, scene) })
 	hold(t, shared, "echo") // whatever was tried, the sandbox is as good as before
+}
+
+// climbFromDirectory asks the driver for processes whose working directory is a descriptor that the driver itself may have
+// open while it starts them, as a function's configuration could name one (CVE-2024-21626). Refusing is right, too.
+func (s *suite) climbFromDirectory(t *testing.T, box sandbox.Sandbox, scene hostile.Scene) {
+	text, err := json.Marshal(scene)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for fd := range 32 {
+		for _, directory := range []string{fmt.Sprintf("/proc/self/fd/%d", fd), fmt.Sprintf("/proc/1/fd/%d/../..", fd)} {
+			cmd := command("try", "leaked-directory", string(text))
+			cmd.Dir = directory
+			process, err := box.Start(t.Context(), cmd)
+			if err != nil {
+				continue
+			}
+			out := readTail(t, process.Output())
+			process.Output().Close()
+			await(t, process)
+			if strings.Contains(out, hostile.BreachPrefix) {
+				t.Errorf("in %s: %s", directory, out)
+			}
+		}
+	}
 }
 
 // mayPinScores tells whether root of this host has the capability that keeps oom_score_adj from being lowered again.

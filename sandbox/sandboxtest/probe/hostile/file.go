@@ -154,6 +154,15 @@ func leakedDescriptors(t *Trial) {
 }
 
 func leakedDirectory(t *Trial) {
+	for _, path := range t.Files {
+		climb := strings.Repeat("../", 32) + strings.TrimPrefix(path, "/")
+		if err := holdsSecret(climb, t.Secret); err == nil {
+			t.breach("read %s from its working directory", path)
+		}
+	}
+	if directory, err := os.Getwd(); err != nil || strings.HasPrefix(directory, "(unreachable)") {
+		t.breach("its working directory is outside of its root: %s, %v", directory, err)
+	}
 	for fd := range 1024 {
 		base := "/proc/self/fd/" + strconv.Itoa(fd) + "/" + strings.Repeat("../", 32)
 		for _, path := range t.Files {
