@@ -73,11 +73,12 @@ func unpackByCache(t *testing.T, dir string, archives [][]byte) error {
 		store[ref.SHA256] = archive
 		refs = append(refs, ref)
 	}
-	dir, err := os.MkdirTemp(dir, "cache")
+	earlier, err := os.ReadDir(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	cache, err := codecache.Open(codecache.Options{Dir: dir, Blobs: store, Logger: slog.New(slog.DiscardHandler)})
+	own := filepath.Join(dir, fmt.Sprintf("cache-%d", len(earlier)))
+	cache, err := codecache.Open(codecache.Options{Dir: own, Blobs: store, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -56,6 +56,9 @@ func (o Options) complete() (Options, error) {
 		}
 		o.Kernel = slices.Max(kernels)
 	}
+	if _, err := os.Stat(o.Kernel); err != nil {
+		return o, fmt.Errorf("%w: %w", ErrMissing, err)
+	}
 	version := strings.TrimPrefix(filepath.Base(o.Kernel), "vmlinuz-")
 	for _, base := range []string{filepath.Join(filepath.Dir(o.Kernel), "../lib/modules"), "/lib/modules"} {
 		if directory := filepath.Join(base, version); o.Modules == "" {
