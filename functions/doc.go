@@ -9,7 +9,8 @@
 //  2. A change that was answered without an error is in the metadata store, and every later read sees it.
 //  3. A code archive that any record refers to, or that a running request is about to refer to, is never collected.
 //  4. The reserved concurrency of an account leaves at least MinUnreserved units to functions without a reservation.
-//  5. A FunctionID is never used twice, and a VersionKey names one content for ever.
+//  5. A FunctionID is never used twice, and a VersionKey names one content and one isolation for ever.
+//  6. No version is run under less isolation than its function's tag asks for, or than the region allows (isolation.go).
 //
 // # Records
 //

@@ -54,7 +54,7 @@ type stock struct {
 	ready  []*readyBox
 	making int // by the pool itself
 	taken  []time.Time
-	cost   time.Duration // of making one, smoothed
+	cost   time.Duration // of making one ahead of need, smoothed
 	size   float64       // MiB that the newest took
 	failed time.Time     // when the last one could not be made; zero: it could
 }
@@ -190,7 +190,6 @@ func (p *pool) make(ctx context.Context, st *stock) (sandbox.Sandbox, error) {
 	p.next++
 	name := fmt.Sprintf("%s-%d", p.options.prefix, p.next)
 	p.mu.Unlock()
-	began := time.Now()
 	box, err := p.options.drivers[st.isolation].Create(ctx, name, sandbox.Template{Class: st.runtime, MemoryMiB: st.memoryMiB})
 	if err != nil {
 		if ctx.Err() == nil {
@@ -198,9 +197,6 @@ func (p *pool) make(ctx context.Context, st *stock) (sandbox.Sandbox, error) {
 		}
 		return nil, fmt.Errorf("make a sandbox: %w", err)
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	st.cost = (7*st.cost + time.Since(began)) / 8
 	return box, nil
 }
 
@@ -278,6 +274,7 @@ func (p *pool) adjust(isolation lambent.Isolation) bool {
 
 // add makes one sandbox more of a class.
 func (p *pool) add(st *stock, start *sandbox.Command) {
+	began := time.Now()
 	box, size, err := p.prepare(st, start)
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -290,6 +287,7 @@ func (p *pool) add(st *stock, start *sandbox.Command) {
 		return
 	}
 	st.failed, st.size = time.Time{}, size
+	st.cost = (7*st.cost + time.Since(began)) / 8
 	st.ready = append(st.ready, box)
 }
 
