@@ -4,9 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
+
+	"golang.org/x/sys/unix"
 
 	"lambent/sandbox"
 )
@@ -63,7 +67,7 @@ func (n *Network) connect(made *attachment, namespace *os.File) error {
 	err := inNamespace(n.own, namespace, func() error {
 		// The router has no IPv6. This saves programs from trying, and the kernel from looking for neighbours.
 		_ = apply([]setting{{"ipv6/conf/" + insideName + "/disable_ipv6", "1"}})
-		inside, err := dialRTNL()
+		inside, err := dialKernel(unix.NETLINK_ROUTE)
 		if err != nil {
 			return err
 		}
@@ -84,6 +88,17 @@ func (n *Network) connect(made *attachment, namespace *os.File) error {
 
 // Resolver is the address of the name server.
 func (a *attachment) Resolver() netip.Addr { return a.network.layout.resolver() }
+
+// Address, MTU and HardwareAddr are those of the interface inside, for drivers whose sandboxes have a network stack of their own
+// behind it (a virtual machine's): such drivers find them with a type assertion. The gateway is the Resolver, and the router
+// answers ARP for it; nothing else is on the link.
+func (a *attachment) Address() netip.Addr { return a.network.layout.sandbox(a.slot) }
+
+// MTU is in bytes.
+func (a *attachment) MTU() int { return a.network.mtu }
+
+// HardwareAddr is what the router sends to.
+func (a *attachment) HardwareAddr() net.HardwareAddr { return slices.Clone(insideMAC) }
 
 // Detach returns when the link is gone. It goes by itself, within some ten milliseconds, when the namespace goes; if the
 // namespace stays, Detach removes it after a tenth of a second.

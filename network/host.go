@@ -16,7 +16,7 @@ import (
 )
 
 // hostRules are the rules in the host's namespace: what sandboxes send comes from the uplink.
-func hostRules(namespace *os.File, name, uplink string, l layout, policy Policy, limits Limits) error {
+func hostRules(own, namespace *os.File, name, uplink string, l layout, policy Policy, limits Limits) error {
 	r, err := newRuleset(namespace, nftables.TableFamilyIPv4, name)
 	if err != nil {
 		return err
@@ -54,8 +54,12 @@ func hostRules(namespace *os.File, name, uplink string, l layout, policy Policy,
 	r.rule(forward, toUplink, drop())
 
 	nat := r.chain(nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource, nftables.ChainPolicyAccept, "postrouting")
-	r.rule(nat, within(sourceOffset, expr.CmpOpEq, l.block), interfaceName(expr.MetaKeyOIFNAME, expr.CmpOpNeq, uplink), []expr.Any{&expr.Masq{}})
-	return r.flush()
+	outward := append(within(sourceOffset, expr.CmpOpEq, l.block), interfaceName(expr.MetaKeyOIFNAME, expr.CmpOpNeq, uplink)...)
+	r.rule(nat, outward, protocol(unix.IPPROTO_ICMP), []expr.Any{&expr.Masq{}})
+	if err := r.flush(); err != nil {
+		return err
+	}
+	return masqueradePorts(own, namespace, r.table, nat, outward)
 }
 
 const ipsDestinationNAT = 1 << 5 // IPS_DST_NAT

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -92,8 +93,8 @@ func TestForgedPacketsDoNotLeave(t *testing.T) {
 		fragment uint16
 		leaves   bool
 	}{
-		{"own source", a.address(), peer, 0, true},
-		{"neighbour's source", b.address(), peer, 0, false},
+		{"own source", a.Address(), peer, 0, true},
+		{"neighbour's source", b.Address(), peer, 0, false},
 		{"resolver's source", n.Resolver(), peer, 0, false},
 		{"router's source", n.layout.router(), peer, 0, false},
 		{"host's uplink as source", n.layout.host(), peer, 0, false},
@@ -102,11 +103,11 @@ func TestForgedPacketsDoNotLeave(t *testing.T) {
 		{"foreign source", netip.MustParseAddr("1.2.3.4"), peer, 0, false},
 		{"loopback as source", netip.MustParseAddr("127.0.0.1"), peer, 0, false},
 		{"broadcast as source", netip.MustParseAddr("255.255.255.255"), peer, 0, false},
-		{"first fragment", a.address(), peer, 0x2000, false},
-		{"last fragment", a.address(), peer, 0x0010, false},
-		{"to the neighbour", a.address(), b.address(), 0, false},
-		{"to the neighbour as an answer from outside", peer, b.address(), 0, false},
-		{"to the neighbour as the resolver", n.Resolver(), b.address(), 0, false},
+		{"first fragment", a.Address(), peer, 0x2000, false},
+		{"last fragment", a.Address(), peer, 0x0010, false},
+		{"to the neighbour", a.Address(), b.Address(), 0, false},
+		{"to the neighbour as an answer from outside", peer, b.Address(), 0, false},
+		{"to the neighbour as the resolver", n.Resolver(), b.Address(), 0, false},
 	} {
 		payload := "packet: " + test.what
 		w.sendRaw(inside, rawPacket(test.source, test.to, test.fragment, payload))
@@ -129,10 +130,10 @@ func TestAnotherAddressIsOfNoUse(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		return netlink.AddrAdd(link, hostAddress(b.address()))
+		return netlink.AddrAdd(link, hostAddress(b.Address()))
 	})
 	err := inNamespace(w.own, inside, func() error {
-		dialer := net.Dialer{Timeout: 300 * time.Millisecond, LocalAddr: &net.TCPAddr{IP: b.address().AsSlice()}}
+		dialer := net.Dialer{Timeout: 300 * time.Millisecond, LocalAddr: &net.TCPAddr{IP: b.Address().AsSlice()}}
 		conn, err := dialer.Dial("tcp4", internetPeer+":7")
 		if err == nil {
 			conn.Close()
@@ -167,9 +168,9 @@ func TestARPIsNotBelieved(t *testing.T) {
 		}
 		defer unix.Close(fd)
 		to := &unix.SockaddrLinklayer{Protocol: 0x0608, Ifindex: insideIndex, Halen: 6}
-		for _, sender := range []netip.Addr{a.address(), b.address(), n.Resolver(), n.layout.host(), n.layout.router()} {
+		for _, sender := range []netip.Addr{a.Address(), b.Address(), n.Resolver(), n.layout.host(), n.layout.router()} {
 			for operation := uint16(1); operation <= 2; operation++ {
-				for _, target := range []netip.Addr{sender, n.Resolver(), b.address()} {
+				for _, target := range []netip.Addr{sender, n.Resolver(), b.Address()} {
 					if err := unix.Sendto(fd, arpPacket(operation, sender, target), 0, to); err != nil {
 						return err
 					}
@@ -241,7 +242,7 @@ func TestPortsThatTheHostForwardsAreTheHosts(t *testing.T) {
 	w.in(w.internet, func() error {
 		return addRouteTo(n.layout.block.String(), hostPublic)
 	})
-	if _, err := w.reaches(w.internet, "tcp4", a.address().String()+":7"); err == nil {
+	if _, err := w.reaches(w.internet, "tcp4", a.Address().String()+":7"); err == nil {
 		t.Error("a machine outside connected to a sandbox")
 	}
 }
@@ -325,7 +326,7 @@ func TestFloodsHurtOnlyTheirSandbox(t *testing.T) {
 		if median := took[len(took)/2]; median > 20*alone[len(alone)/2]+20*time.Millisecond {
 			t.Errorf("flood of %s: the neighbour waited %v instead of %v", name, median, alone[len(alone)/2])
 		}
-		if tracked := w.tracked(a.address()); tracked > limits.Connections {
+		if tracked := w.tracked(a.Address()); tracked > limits.Connections {
 			t.Errorf("flood of %s: the host tracks %d connections of one sandbox, more than %d", name, tracked, limits.Connections)
 		} else if tracked < limits.Connections/2 {
 			t.Errorf("flood of %s: the host tracks only %d connections: it was no flood", name, tracked)
@@ -334,7 +335,7 @@ func TestFloodsHurtOnlyTheirSandbox(t *testing.T) {
 	if err := a.Detach(); err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(3 * sweepEvery); w.tracked(a.address()) > 0; {
+	for deadline := time.Now().Add(3 * sweepEvery); w.tracked(a.Address()) > 0; {
 		if time.Now().After(deadline) {
 			t.Fatal("the host still tracks connections of a sandbox that is gone")
 		}
@@ -372,4 +373,71 @@ func TestRejectionsAreAtOnce(t *testing.T) {
 	}
 }
 
-var _ = fmt.Sprint
+// TestPortsOfTheHostCannotBeShadowed has a sandbox send from the port of a service of the host.
+func TestPortsOfTheHostCannotBeShadowed(t *testing.T) {
+	w := newWorld(t)
+	inside, _ := w.sandboxOf(w.open(Options{}), "a")
+	for _, protocol := range []string{"tcp4", "udp4"} {
+		err := inNamespace(w.own, inside, func() error {
+			dialer := net.Dialer{Timeout: time.Second, LocalAddr: &net.UDPAddr{Port: forwarded}}
+			if protocol == "tcp4" {
+				dialer.LocalAddr = &net.TCPAddr{Port: forwarded}
+			}
+			conn, err := dialer.Dial(protocol, internetPeer+":7")
+			if err != nil {
+				return err
+			}
+			defer conn.Close()
+			_ = conn.SetDeadline(time.Now().Add(time.Second))
+			if _, err := conn.Write([]byte("x")); err != nil {
+				return err
+			}
+			buffer := make([]byte, 100)
+			n, err := conn.Read(buffer)
+			if err != nil {
+				return err
+			}
+			text, _, _ := strings.Cut(string(buffer[:n]), "\n")
+			seen, err := netip.ParseAddrPort(text)
+			if err == nil && seen.Port() < lowestPort {
+				err = fmt.Errorf("the peer saw port %d", seen.Port())
+			}
+			return err
+		})
+		if err != nil {
+			t.Errorf("%s: %v", protocol, err)
+		}
+	}
+}
+
+// TestBandwidthIsLimited sends and receives for a moment with a low limit.
+func TestBandwidthIsLimited(t *testing.T) {
+	w := newWorld(t)
+	const limit = 4 << 20
+	inside, _ := w.sandboxOf(w.open(Options{Limits: Limits{Bandwidth: limit}}), "a")
+	conn := must(w.dial(inside, "tcp4", internetPeer+":7", time.Second))(t)
+	defer conn.Close()
+	began := time.Now()
+	const lasting = 3 * time.Second
+	_ = conn.SetDeadline(began.Add(lasting))
+	go func() {
+		for block := make([]byte, 64<<10); ; {
+			if _, err := conn.Write(block); err != nil {
+				return
+			}
+		}
+	}()
+	var echoed int64
+	for buffer := make([]byte, 64<<10); ; {
+		n, err := conn.Read(buffer)
+		echoed += int64(n)
+		if err != nil {
+			break
+		}
+	}
+	const most = limit * (int64(lasting/time.Second) + 1) * 11 / 10 // what a second allows may come at once
+	t.Logf("%.1f MB echoed in %v with a limit of %.1f MB/s", float64(echoed)/1e6, lasting, float64(limit)/1e6)
+	if echoed > most || echoed < limit {
+		t.Errorf("%d bytes were echoed, want at most %d", echoed, most)
+	}
+}

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -238,12 +239,12 @@ func TestNetworksOfOneHostDoNotMeet(t *testing.T) {
 	a, _ := w.sandboxOf(one, "a")
 	b, there := w.sandboxOf(other, "a")
 	w.serveEcho(b)
-	if _, err := w.reaches(a, "tcp4", there.address().String()+":7"); err == nil {
+	if _, err := w.reaches(a, "tcp4", there.Address().String()+":7"); err == nil {
 		t.Error("a sandbox reached one of another network")
 	}
 	c, here := w.sandboxOf(one, "c")
 	w.serveEcho(c)
-	if _, err := w.reaches(b, "tcp4", here.address().String()+":7"); err == nil {
+	if _, err := w.reaches(b, "tcp4", here.Address().String()+":7"); err == nil {
 		t.Error("a sandbox of a network that may reach private addresses reached one of another network")
 	}
 	for _, inside := range []*os.File{a, b} {
@@ -251,4 +252,64 @@ func TestNetworksOfOneHostDoNotMeet(t *testing.T) {
 			t.Error(err)
 		}
 	}
+}
+
+// TestNamespaceOfAnotherUser attaches a namespace that belongs to a user namespace, as a sandbox's does.
+func TestNamespaceOfAnotherUser(t *testing.T) {
+	w := newWorld(t)
+	n := w.open(Options{})
+	child := exec.Command("sleep", "100")
+	child.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET,
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: 0x7f000000, Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: 0x7f000000, Size: 1}},
+		Pdeathsig:   syscall.SIGKILL,
+	}
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	namespace := must(os.Open(fmt.Sprintf("/proc/%d/ns/net", child.Process.Pid)))(t)
+	attached := must(n.Attach(t.Context(), "a", namespace))(t)
+	if _, err := w.reaches(namespace, "tcp4", internetPeer+":7"); err != nil {
+		t.Error(err)
+	}
+	w.in(namespace, func() error {
+		six, err := netlink.AddrList(nil, netlink.FAMILY_V6)
+		for _, address := range six {
+			if address.Scope != int(netlink.SCOPE_HOST) {
+				t.Error("an address of IPv6 inside:", address)
+			}
+		}
+		return err
+	})
+	child.Process.Kill()
+	_ = child.Wait()
+	namespace.Close()
+	if err := attached.Detach(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestForwardingIsSwitchedOnAndSaid(t *testing.T) {
+	w := newWorld(t)
+	const path = "/proc/sys/net/ipv4/ip_forward"
+	w.in(w.host, func() error { return os.WriteFile(path, []byte("0"), 0) })
+	var said strings.Builder
+	log := slog.New(slog.NewTextHandler(&said, nil))
+	for range 2 {
+		n := w.open(Options{Log: log})
+		if err := n.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if strings.Count(said.String(), "net.ipv4.ip_forward") != 1 {
+		t.Error("the log says:", said.String())
+	}
+	w.in(w.host, func() error {
+		now, err := os.ReadFile(path)
+		if string(now) != "1\n" {
+			t.Errorf("forwarding is %q", now)
+		}
+		return err
+	})
 }

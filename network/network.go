@@ -51,7 +51,7 @@ type Limits struct {
 	Packets int
 	// Queries to the name server per second; a quarter of it for TCP connections to it. Default 200.
 	Queries int
-	// Bandwidth in bytes per second, each way. Default 0: no limit.
+	// Bandwidth in bytes per second, each way. What a second allows may come at once. Default 0: no limit.
 	Bandwidth int64
 }
 
@@ -80,7 +80,7 @@ type Network struct {
 	host   *os.File // the namespace that is gone out by
 	router *os.File // the router's namespace: it ends with the last of its descriptors and sockets
 	lock   *os.File
-	links  *rtnl // to the router's namespace
+	links  *kernel // to the router's namespace
 	udp    *os.File
 	tcp    *os.File
 	events *os.File // the reaper's from then on
@@ -158,7 +158,7 @@ func (n *Network) open(ctx context.Context, opts Options) (err error) {
 	}
 	err = inNamespace(n.own, n.router, func() error {
 		if n.udp, n.tcp, err = setUpRouter(n.layout); err == nil {
-			n.links, err = dialRTNL()
+			n.links, err = dialKernel(unix.NETLINK_ROUTE)
 		}
 		if err == nil {
 			n.events, err = linkEvents()
@@ -175,7 +175,7 @@ func (n *Network) open(ctx context.Context, opts Options) (err error) {
 	if err := routerRules(n.router, n.layout, closed, opts.Limits); err != nil {
 		return err
 	}
-	if err := hostRules(n.host, n.names.table, n.names.uplink, n.layout, opts.Policy, opts.Limits); err != nil {
+	if err := hostRules(n.own, n.host, n.names.table, n.names.uplink, n.layout, opts.Policy, opts.Limits); err != nil {
 		return err
 	}
 	droppers, err := forwardDroppers(n.host)

@@ -42,7 +42,7 @@ func TestWhatIsReachedUnderEachPolicy(t *testing.T) {
 		inside, _ := w.sandboxOf(n, "a")
 		neighbour, other := w.sandboxOf(n, "b")
 		w.serveEcho(neighbour)
-		named := map[string]netip.Addr{"host": n.layout.host(), "router": n.layout.router(), "resolver": n.layout.resolver(), "neighbour": other.address()}
+		named := map[string]netip.Addr{"host": n.layout.host(), "router": n.layout.router(), "resolver": n.layout.resolver(), "neighbour": other.Address()}
 		for _, row := range table {
 			to := row.to
 			if address, ok := named[to]; ok {

@@ -6,7 +6,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"net/netip"
 	"os"
 	"sync"
 	"testing"
@@ -180,7 +179,7 @@ func (w *world) serveEcho(machine *os.File) {
 				}
 				group.Go(func() {
 					defer conn.Close()
-					_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+					_ = conn.SetDeadline(time.Now().Add(3 * time.Second))
 					fmt.Fprintln(conn, conn.RemoteAddr())
 					_, _ = io.Copy(conn, conn)
 				})
@@ -266,8 +265,6 @@ func (w *world) sandboxOf(n *Network, id string) (*os.File, *attachment) {
 	attached := must(n.Attach(w.t.Context(), id, namespace))(w.t).(*attachment)
 	return namespace, attached
 }
-
-func (a *attachment) address() netip.Addr { return a.network.layout.sandbox(a.slot) }
 
 // linkNames lists the interfaces of a namespace.
 func (w *world) linkNames(namespace *os.File) []string {

@@ -10,26 +10,29 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// rtnl is a socket to the kernel's routing messages in one network namespace. It sends many requests with one system call,
-// which is what Attach spends its time on otherwise.
-type rtnl struct {
+// kernel is a netlink socket in one network namespace. It sends many requests with one system call, which is what Attach
+// spends its time on otherwise.
+type kernel struct {
 	mu   sync.Mutex
 	file *os.File
 	seq  uint32
 }
 
-// dialRTNL opens a socket in the calling thread's namespace.
-func dialRTNL() (*rtnl, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
+// dialKernel opens a socket of a netlink protocol in the calling thread's namespace.
+func dialKernel(protocol int) (*kernel, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, protocol)
 	if err != nil {
 		return nil, fmt.Errorf("open a netlink socket: %w", err)
 	}
-	// Answers to requests that fail repeat the request otherwise.
-	if err := unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_CAP_ACK, 1); err != nil {
+	// Answers to requests that fail repeat the request otherwise. The kernel has answered when it has been sent to; the time is
+	// for one that answers less than is expected.
+	err = errors.Join(unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_CAP_ACK, 1),
+		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 10}))
+	if err != nil {
 		unix.Close(fd)
 		return nil, fmt.Errorf("set up a netlink socket: %w", err)
 	}
-	return &rtnl{file: os.NewFile(uintptr(fd), "netlink")}, nil
+	return &kernel{file: os.NewFile(uintptr(fd), "netlink")}, nil
 }
 
 // linkEvents opens a socket that hears of changes of links in the calling thread's namespace.
@@ -48,10 +51,10 @@ func linkEvents() (*os.File, error) {
 	return os.NewFile(uintptr(fd), "netlink events"), nil
 }
 
-func (r *rtnl) close() error { return r.file.Close() }
+func (r *kernel) close() error { return r.file.Close() }
 
 // do carries out the requests of a batch in their order, all of them even when some fail, and returns the error of each.
-func (r *rtnl) do(b *batch) ([]error, error) {
+func (r *kernel) do(b *batch) ([]error, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	first := r.seq + 1
@@ -86,7 +89,7 @@ func (r *rtnl) do(b *batch) ([]error, error) {
 }
 
 // all carries out a batch whose requests must all succeed.
-func (r *rtnl) all(b *batch) error {
+func (r *kernel) all(b *batch) error {
 	results, err := r.do(b)
 	if err != nil {
 		return err
@@ -108,6 +111,14 @@ func (b *batch) request(kind, flags uint16, header []byte) {
 	binary.NativeEndian.PutUint16(head[6:], flags|unix.NLM_F_REQUEST|unix.NLM_F_ACK)
 	b.bytes = append(append(b.bytes, head[:]...), header...)
 	b.fit()
+}
+
+// bare adds a message that is not answered.
+func (b *batch) bare(kind uint16, header []byte) {
+	at := len(b.bytes)
+	b.request(kind, 0, header)
+	b.starts = b.starts[:len(b.starts)-1]
+	binary.NativeEndian.PutUint16(b.bytes[at+6:], unix.NLM_F_REQUEST)
 }
 
 func (b *batch) attribute(kind uint16, data []byte) {
