@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"lambent"
 )
@@ -79,7 +80,12 @@ func (o *Options) checkDrivers() error {
 	return nil
 }
 
-// offered returns the isolations that the worker has drivers for, the weakest first.
+// offered returns the isolations that the worker can run sandboxes under now, the weakest first.
+func (w *Worker) offered(now time.Time) []lambent.Isolation {
+	return slices.DeleteFunc(w.options.offered(), func(i lambent.Isolation) bool { return w.faults.withdrawn(i, now) })
+}
+
+// offered returns the isolations that there are drivers for, the weakest first.
 func (o *Options) offered() []lambent.Isolation {
 	return slices.DeleteFunc(lambent.Isolations(), func(i lambent.Isolation) bool { return o.Drivers[i] == nil })
 }

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -137,4 +138,49 @@ func TestTenants(t *testing.T) {
 			t.Errorf("for tenant %q: %v", tenant, err)
 		}
 	}
+}
+
+// A driver that fails again and again is not offered for a while. The usual one is, and what it fails in is told to placement.
+func TestFaults(t *testing.T) {
+	f, now := newFaults(lambent.IsolationNative), time.Now()
+	for n := range 2 * withdrawAfter {
+		f.failed(lambent.IsolationNative, now)
+		f.failed(lambent.IsolationGVisor, now)
+		if got := f.withdrawn(lambent.IsolationGVisor, now); got != (n+1 >= withdrawAfter) {
+			t.Errorf("after %d failures: %v", n+1, got)
+		}
+	}
+	if f.withdrawn(lambent.IsolationNative, now) || f.withdrawn(lambent.IsolationMicroVM, now) || f.count() != 2*withdrawAfter {
+		t.Errorf("%d failures are told", f.count())
+	}
+	later := now.Add(withdrawFor)
+	if f.withdrawn(lambent.IsolationGVisor, later) {
+		t.Error("it is not tried again")
+	}
+	f.failed(lambent.IsolationGVisor, later)
+	if !f.withdrawn(lambent.IsolationGVisor, later) {
+		t.Error("it failed again, and is offered")
+	}
+	f.worked(lambent.IsolationGVisor)
+	f.failed(lambent.IsolationGVisor, later)
+	if f.withdrawn(lambent.IsolationGVisor, later) {
+		t.Error("one failure is enough")
+	}
+}
+
+func TestBrokenSecondDriver(t *testing.T) {
+	broken := &fakeDriver{program: serve(echo), failNext: errBroken}
+	h := newHarness(t, serve(echo), func(o *Options) { o.Drivers[lambent.IsolationGVisor] = broken })
+	native, other := h.version, *h.version
+	other.Isolation = lambent.IsolationGVisor
+	h.version = &other
+	eventually(t, "the driver is withdrawn", func() bool {
+		return lambent.CodeOf(h.tryStart("s")) == lambent.Unavailable && !slices.Contains(h.worker.status().Drivers, lambent.IsolationGVisor)
+	})
+	if status := h.worker.status(); status.Failures != 0 || len(status.Drivers) != 1 {
+		t.Errorf("the heartbeat tells of %+v", status)
+	}
+	h.version = native
+	h.start("s")
+	h.invoke("s", "1")
 }

@@ -90,8 +90,8 @@ func (w *Worker) status() lambent.WorkerStatus {
 	l := w.lease.Load()
 	return lambent.WorkerStatus{Worker: w.options.ID, Zone: w.options.Zone, Boot: w.boot, MemoryMiB: w.options.MemoryMiB,
 		VCPU: w.options.VCPU, Sandboxes: int(w.count.Load()), Busy: int(w.busy.Load()), UsedMiB: w.usedMiB(),
-		Draining: w.draining.Load() || l != nil && l.Drain, Failures: int(w.failures.Load()),
-		Drivers: w.options.offered(), Residents: w.residents.all()}
+		Draining: w.draining.Load() || l != nil && l.Drain, Failures: w.faults.count(),
+		Drivers: w.offered(time.Now()), Residents: w.residents.all()}
 }
 
 // usedMiB is what all sandboxes used when they were last looked at.

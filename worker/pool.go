@@ -27,7 +27,9 @@ type poolOptions struct {
 	min, max int               // of each class that is in use
 	budget   float64           // MiB that all ready-made sandboxes may take
 	logger   *slog.Logger
-	failed   func() // a sandbox could not be made
+	failed   func(lambent.Isolation, time.Time) // a sandbox could not be made
+	// withdrawn says that a driver is not to be used now.
+	withdrawn func(lambent.Isolation, time.Time) bool
 }
 
 // pool holds ready-made sandboxes, which belong to nobody yet, by their class. What classes there are it learns from what is
@@ -193,7 +195,7 @@ func (p *pool) make(ctx context.Context, st *stock) (sandbox.Sandbox, error) {
 	box, err := p.options.drivers[st.isolation].Create(ctx, name, sandbox.Template{Class: st.runtime, MemoryMiB: st.memoryMiB})
 	if err != nil {
 		if ctx.Err() == nil {
-			p.options.failed()
+			p.options.failed(st.isolation, time.Now())
 		}
 		return nil, fmt.Errorf("make a sandbox: %w", err)
 	}
@@ -335,7 +337,7 @@ func (p *pool) shortLocked(isolation lambent.Isolation, targets map[*stock]int, 
 		have := len(st.ready) + st.making
 		switch {
 		case st.isolation != isolation || have >= target:
-		case !st.failed.IsZero() && now.Sub(st.failed) < poolPause:
+		case !st.failed.IsZero() && now.Sub(st.failed) < poolPause || p.options.withdrawn(isolation, now):
 			failing = true
 		case short == nil || have*targets[short] < (len(short.ready)+short.making)*target:
 			short = st

@@ -63,14 +63,16 @@ func TestApportion(t *testing.T) {
 	}
 }
 
-func testPool(drivers map[lambent.Isolation]*fakeDriver, budget float64, logs *atomic.Int64) *pool {
+func testPool(drivers map[lambent.Isolation]*fakeDriver, budget float64, failures *atomic.Int64) *pool {
 	options := poolOptions{drivers: map[lambent.Isolation]sandbox.Driver{}, first: lambent.IsolationNative, prefix: "p", min: 2, max: 10, budget: budget,
-		logger: quietLogger(), failed: func() { logs.Add(1) }}
+		logger: quietLogger(), failed: func(lambent.Isolation, time.Time) { failures.Add(1) }, withdrawn: never}
 	for isolation, driver := range drivers {
 		options.drivers[isolation] = driver
 	}
 	return openPool(options)
 }
+
+func never(lambent.Isolation, time.Time) bool { return false }
 
 func noProgram(*fakeProcess) sandbox.Exit { return sandbox.Exit{} }
 

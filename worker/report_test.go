@@ -149,7 +149,7 @@ func TestPoolInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		driver := &fakeDriver{program: func(*fakeProcess) sandbox.Exit { return sandbox.Exit{} }}
 		var failures atomic.Int64
-		p := openPool(poolOptions{drivers: map[lambent.Isolation]sandbox.Driver{lambent.IsolationNative: driver}, first: lambent.IsolationNative, prefix: "p", min: 2, max: 10, budget: 1000, logger: quietLogger(), failed: func() { failures.Add(1) }})
+		p := testPool(map[lambent.Isolation]*fakeDriver{lambent.IsolationNative: driver}, 1000, &failures)
 		synctest.Wait()
 		of := p.first()
 		p.mu.Lock()

@@ -32,8 +32,8 @@ func (w *Worker) Start(ctx context.Context, request lambent.StartRequest) error 
 	if err := w.mayStart(time.Now()); err != nil {
 		return err
 	}
-	if w.options.Drivers[request.Version.Isolation] == nil {
-		return lambent.Errorf(lambent.Unavailable, "The worker does not offer the isolation %s", request.Version.Isolation)
+	if isolation := request.Version.Isolation; w.options.Drivers[isolation] == nil || w.faults.withdrawn(isolation, time.Now()) {
+		return lambent.Errorf(lambent.Unavailable, "The worker does not offer the isolation %s", isolation)
 	}
 	if request.Version.PerTenant == (request.Tenant == "") {
 		return lambent.Errorf(lambent.InvalidParameter, "A sandbox has a tenant exactly if its function isolates tenants")
@@ -57,12 +57,13 @@ func (w *Worker) Start(ctx context.Context, request lambent.StartRequest) error 
 	}
 	close(e.started)
 	if err == nil {
+		w.faults.worked(request.Version.Isolation)
 		return nil
 	}
 	if destroyed := w.destroy(e); destroyed != nil {
 		w.logger.Error("a sandbox that failed to start could not be destroyed", "sandbox", string(request.Sandbox), "error", destroyed)
 	}
-	return w.startError(ctx, err)
+	return w.startError(ctx, request.Version.Isolation, err)
 }
 
 // available makes a started environment ready for claims, unless it was stopped meanwhile.
@@ -78,7 +79,7 @@ func (e *environment) available(w *Worker) error {
 }
 
 // startError gives an error its code.
-func (w *Worker) startError(ctx context.Context, err error) error {
+func (w *Worker) startError(ctx context.Context, isolation lambent.Isolation, err error) error {
 	var coded *lambent.Error
 	switch {
 	case errors.As(err, &coded):
@@ -86,7 +87,7 @@ func (w *Worker) startError(ctx context.Context, err error) error {
 	case ctx.Err() != nil, w.work.Err() != nil, errors.Is(err, errDestroyed):
 		return lambent.Wrap(lambent.Unavailable, err, "The sandbox did not start in time")
 	}
-	w.failures.Add(1)
+	w.faults.failed(isolation, time.Now())
 	return lambent.Wrap(lambent.Internal, err, "The sandbox could not be started")
 }
 

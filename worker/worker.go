@@ -131,7 +131,7 @@ type Worker struct {
 	environments sync.Map // lambent.SandboxID to *environment
 	count        atomic.Int64
 	busy         atomic.Int64
-	failures     atomic.Int64 // starts that failed through a fault of the host
+	faults       *faults
 	draining     atomic.Bool
 
 	work   context.Context // ends with Close
@@ -147,7 +147,7 @@ func Open(options Options) (*Worker, error) {
 	if err := options.defaults(); err != nil {
 		return nil, err
 	}
-	w := &Worker{options: options, logger: options.Logger, residents: newResidents(options.SharedHosts), buffers: &sync.Pool{New: func() any { return new([readSize]byte) }}}
+	w := &Worker{options: options, logger: options.Logger, residents: newResidents(options.SharedHosts), faults: newFaults(options.Isolation), buffers: &sync.Pool{New: func() any { return new([readSize]byte) }}}
 	var random [8]byte
 	rand.Read(random[:])
 	w.boot = hex.EncodeToString(random[:])
@@ -164,7 +164,8 @@ func Open(options Options) (*Worker, error) {
 	}
 	w.work, w.cancel = context.WithCancel(context.Background())
 	w.pool = openPool(poolOptions{drivers: options.Drivers, first: options.Isolation, prefix: "s" + w.boot, min: options.PoolMin,
-		max: options.PoolMax, budget: float64(options.PoolMiB), logger: w.logger, failed: func() { w.failures.Add(1) }})
+		max: options.PoolMax, budget: float64(options.PoolMiB), logger: w.logger, failed: w.faults.failed,
+		withdrawn: w.faults.withdrawn})
 	w.heartbeat()
 	w.done.Go(w.keepLease)
 	return w, nil

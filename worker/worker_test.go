@@ -331,8 +331,8 @@ func TestStartErrors(t *testing.T) {
 	if all, err := h.worker.List(t.Context()); err != nil || len(all) != 0 {
 		t.Error(all, err)
 	}
-	if h.worker.failures.Load() != 1 {
-		t.Error(h.worker.failures.Load())
+	if h.worker.faults.count() != 1 {
+		t.Error(h.worker.faults.count())
 	}
 }
 
