@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -25,6 +26,11 @@ func Check(ctx context.Context) []string {
 	if forwards, err := os.ReadFile("/proc/sys/net/ipv4/ip_forward"); err != nil || strings.TrimSpace(string(forwards)) != "1" && unix.Access("/proc/sys/net/ipv4/ip_forward", unix.W_OK) != nil {
 		missing = append(missing, "the host does not forward packets, and that cannot be switched on from here: set sysctl net.ipv4.ip_forward=1")
 	}
+	if most, err := os.ReadFile("/proc/sys/net/netfilter/nf_conntrack_max"); err == nil {
+		if number, err := strconv.Atoi(strings.TrimSpace(string(most))); err == nil && number < wantedConnections {
+			missing = append(missing, fmt.Sprintf("the host tracks at most %d connections, which some dozens of sandboxes can use up: set sysctl net.netfilter.nf_conntrack_max=%d", number, 4*wantedConnections))
+		}
+	}
 	own, err := ownNamespace()
 	if err != nil {
 		return append(missing, err.Error())
@@ -40,6 +46,9 @@ func Check(ctx context.Context) []string {
 	}
 	return missing
 }
+
+// wantedConnections is what a host must be able to track: 64 sandboxes at their limit.
+const wantedConnections = 1 << 16
 
 // tryOut makes and removes a network whose host is a new namespace.
 func tryOut(ctx context.Context) (err error) {

@@ -74,7 +74,6 @@ func (r *kernel) do(b *batch) ([]error, error) {
 			return nil, fmt.Errorf("receive from the kernel: %w", err)
 		}
 		for rest := buffer[:n]; len(rest) >= unix.SizeofNlMsghdr+4; {
-			length := binary.NativeEndian.Uint32(rest)
 			kind, seq := binary.NativeEndian.Uint16(rest[4:]), binary.NativeEndian.Uint32(rest[8:])
 			if kind == unix.NLMSG_ERROR && seq-first < uint32(len(results)) {
 				if code := int32(binary.NativeEndian.Uint32(rest[unix.SizeofNlMsghdr:])); code != 0 {
@@ -82,7 +81,7 @@ func (r *kernel) do(b *batch) ([]error, error) {
 				}
 				answered++
 			}
-			rest = rest[min(int(align(length)), len(rest)):]
+			rest = afterMessage(rest)
 		}
 	}
 	return results, nil
@@ -153,6 +152,9 @@ func (b *batch) fit() {
 	binary.NativeEndian.PutUint32(b.bytes[start:], uint32(len(b.bytes)-start))
 }
 
-func align(length uint32) uint32 {
-	return (length + unix.NLMSG_ALIGNTO - 1) &^ (unix.NLMSG_ALIGNTO - 1)
+// afterMessage is what follows the first message; there is at least its header.
+func afterMessage(messages []byte) []byte {
+	length := int64(binary.NativeEndian.Uint32(messages))
+	aligned := (length + unix.NLMSG_ALIGNTO - 1) &^ (unix.NLMSG_ALIGNTO - 1)
+	return messages[min(max(aligned, unix.SizeofNlMsghdr), int64(len(messages))):]
 }

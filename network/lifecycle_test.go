@@ -3,8 +3,10 @@ package network
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -18,13 +20,17 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
-// victimVariable has the test program open a network, for the state directory that is its value, and wait to be killed. Its
+// victimVariable has the test program serve names, if it begins so, or open a network, for the state directory that is its value, and wait to be killed. Its
 // descriptor 3 is the host's namespace, 4 a sandbox's.
 const victimVariable = "LAMBENT_NETWORK_VICTIM"
 
 func victim() {
+	if at, serves := strings.CutPrefix(os.Getenv(victimVariable), "serve "); serves {
+		serveWithoutRights(at)
+	}
 	opts := Options{StateDir: os.Getenv(victimVariable), Policy: All, Host: os.NewFile(3, "host"), Log: slog.New(slog.DiscardHandler)}
 	n, err := Open(context.Background(), opts)
 	if err == nil {
@@ -32,6 +38,45 @@ func victim() {
 	}
 	fmt.Println("ready", err)
 	select {}
+}
+
+// serveWithoutRights gives up all rights and serves names by descriptors 3 and 4.
+func serveWithoutRights(at string) {
+	udp, tcp, err := Sockets(os.NewFile(3, "udp"), os.NewFile(4, "tcp"))
+	err = errors.Join(err, syscall.Setgroups(nil), syscall.Setgid(65534), syscall.Setuid(65534))
+	if err == nil {
+		opts := DNSOptions{Resolvers: []netip.AddrPort{netip.MustParseAddrPort(at)}, Log: slog.New(slog.DiscardHandler)}
+		err = ServeDNS(context.Background(), udp, tcp, opts)
+	}
+	fmt.Println(err)
+	os.Exit(1)
+}
+
+func TestNamesAreServedWithoutRights(t *testing.T) {
+	w := newWorld(t)
+	n := w.open(Options{})
+	inside, attached := w.sandboxOf(n, "a")
+	up := newUpstream(t, nil)
+	udp, tcp, err := n.DNS()
+	if err != nil {
+		t.Fatal(err)
+	}
+	child := exec.Command(os.Args[0])
+	child.Env = append(os.Environ(), victimVariable+"=serve "+up.at.String())
+	child.ExtraFiles = []*os.File{udp, tcp}
+	child.Stdout = os.Stderr
+	if err := errors.Join(child.Start(), udp.Close(), tcp.Close()); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { child.Process.Kill(); _ = child.Wait() }()
+	names := resolverAt(attached.Resolver().String()+":53", func(protocol, address string) (net.Conn, error) {
+		return w.dial(inside, protocol, address, time.Second)
+	})
+	for _, count := range []int{1, 100} {
+		if found, err := names.LookupIP(t.Context(), "ip4", fmt.Sprintf("n%d.example.", count)); err != nil || len(found) != count {
+			t.Errorf("a name with %d addresses: found %d, %v", count, len(found), err)
+		}
+	}
 }
 
 // left lists what networks have made on the world's host.
@@ -312,4 +357,31 @@ func TestForwardingIsSwitchedOnAndSaid(t *testing.T) {
 		}
 		return err
 	})
+}
+
+func FuzzDeletedLinks(f *testing.F) {
+	event := &batch{}
+	event.request(unix.RTM_DELLINK, 0, interfaceInfo(outsideIndex(firstSlot), 0))
+	event.text(unix.IFLA_IFNAME, outsideName(firstSlot))
+	f.Add(event.bytes)
+	f.Add([]byte("\x00\x00\x00\x00"))
+	f.Fuzz(func(t *testing.T, messages []byte) {
+		for _, index := range deletedLinks(messages) {
+			if index < outsideIndex(firstSlot) {
+				t.Fatal("not a sandbox's link:", index)
+			}
+		}
+	})
+}
+
+func TestDeletedLinksAreHeardOf(t *testing.T) {
+	events := &batch{}
+	events.request(unix.RTM_DELLINK, 0, interfaceInfo(outsideIndex(firstSlot), 0))
+	events.text(unix.IFLA_IFNAME, outsideName(firstSlot))
+	events.request(unix.RTM_NEWLINK, 0, interfaceInfo(outsideIndex(firstSlot+1), 0))
+	events.request(unix.RTM_DELLINK, 0, interfaceInfo(1, 0))
+	events.request(unix.RTM_DELLINK, 0, interfaceInfo(outsideIndex(firstSlot+2), 0))
+	if got := deletedLinks(events.bytes); !slices.Equal(got, []uint32{outsideIndex(firstSlot), outsideIndex(firstSlot + 2)}) {
+		t.Error(got)
+	}
 }

@@ -240,7 +240,8 @@ func (n *Network) removeLeftovers() error {
 }
 
 // DNS returns the sockets of the name server, for ServeDNS in this process or in one without rights (see Sockets). Until they
-// are served queries wait. The files are the caller's.
+// are served queries wait. The files are the caller's. They keep the router's namespace, without its uplink, until they are
+// closed, also after Close.
 func (n *Network) DNS() (udp, tcp *os.File, err error) {
 	if udp, err = duplicate(n.udp); err != nil {
 		return nil, nil, err

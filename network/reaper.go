@@ -117,12 +117,11 @@ func (r *reaper) listen() {
 func deletedLinks(messages []byte) []uint32 {
 	var indexes []uint32
 	for rest := messages; len(rest) >= unix.SizeofNlMsghdr+unix.SizeofIfInfomsg; {
-		length := binary.NativeEndian.Uint32(rest)
 		index := binary.NativeEndian.Uint32(rest[unix.SizeofNlMsghdr+4:])
 		if binary.NativeEndian.Uint16(rest[4:]) == unix.RTM_DELLINK && index >= insideIndex+firstSlot {
 			indexes = append(indexes, index)
 		}
-		rest = rest[min(max(int(align(length)), unix.SizeofNlMsghdr), len(rest)):]
+		rest = afterMessage(rest)
 	}
 	return indexes
 }
