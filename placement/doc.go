@@ -12,4 +12,11 @@
 // mean sum(n*m) and the variance sum((n*s)^2). A sandbox goes where mean + 3.72 deviations stay below the capacity: then the
 // load fits with a probability of 99.99 %. Many different functions on a worker therefore pack more densely than many copies
 // of few.
+//
+// # Whose sandboxes a worker holds
+//
+// A worker gets only sandboxes of isolations that it has drivers for, and those of different accounts only under isolations that
+// hold between accounts (tenancy.go). What nobody offers is InvalidRuntime, Lambda's answer for a function that cannot be run as it
+// is configured: waiting would not help, and another isolation would not be what was asked for. What somebody offers who has no
+// room, or has another account's sandboxes, is Unavailable.
 package placement
