@@ -25,6 +25,12 @@ func isolation(t *testing.T, s *suite) {
 		"processes":        {"fork", "256"},
 		"file descriptors": {"descriptors", "1024"},
 	}
+	if s.Kind == "gvisor" { // what these look at is made up by a kernel of the sandbox's own; the named attempts judge that
+		delete(attempts, "proc")
+		delete(attempts, "mount table")
+		delete(attempts, "devices")
+		attempts["identity"] = append(attempts["identity"], "unfiltered")
+	}
 	for name, args := range attempts {
 		t.Run(name, func(t *testing.T) { hold(t, box, args...) })
 	}

@@ -9,5 +9,23 @@ func Granted(kind, name string) (reason string, ok bool) {
 
 // grants are the reasons by driver and attempt.
 func grants() map[string]map[string]string {
-	return map[string]map[string]string{}
+	const users = "user namespaces are the Sentry's own and give no rights over the host"
+	return map[string]map[string]string{
+		"gvisor": {
+			"oom-score":       "the score is the Sentry's own, which the host does not see",
+			"open-dev-fuse":   "such file systems are the Sentry's own, and of this sandbox",
+			"open-dev-tun":    "interfaces are the Sentry's own, and of this sandbox",
+			"open-console":    "terminals are the Sentry's own, and of this sandbox",
+			"unshare-user":    users,
+			"clone-user":      users,
+			"clone3-user":     users,
+			"unshare-others":  "the Sentry has no time namespaces and ignores the wish",
+			"drop-filter":     "it has none: what reaches the host are the Sentry's calls, which are filtered",
+			"keyctl-keyrings": "key rings are the Sentry's own",
+			"nice":            "priorities are numbers that the Sentry only remembers",
+			"memory-policy":   "policies are numbers that the Sentry only remembers",
+			"netlink-uevent":  "the Sentry has no events of devices",
+			"forced-options":  "the network stack and its memory are the sandbox's own",
+		},
+	}
 }

@@ -187,7 +187,12 @@ func forgeCredentials(t *Trial) {
 	}
 	defer unix.Close(pair[0])
 	defer unix.Close(pair[1])
-	for _, forged := range []*unix.Ucred{{Pid: 1, Uid: uint32(os.Getuid()), Gid: uint32(os.Getgid())}, {Pid: int32(os.Getpid()), Uid: 0, Gid: 0}} {
+	own := &unix.Ucred{Pid: int32(os.Getpid()), Uid: uint32(os.Getuid()), Gid: uint32(os.Getgid())}
+	forgeries := []*unix.Ucred{{Pid: own.Pid, Uid: 0, Gid: 0}}
+	for _, pid := range t.pids() {
+		forgeries = append(forgeries, &unix.Ucred{Pid: int32(pid), Uid: own.Uid, Gid: own.Gid})
+	}
+	for _, forged := range forgeries {
 		err = unix.Sendmsg(pair[0], []byte("x"), unix.UnixCredentials(forged), nil, 0)
 		t.got(err, "posed as process %d and user %d", forged.Pid, forged.Uid)
 	}

@@ -61,7 +61,10 @@ func seeProcesses(t *Trial) {
 
 // pids are those to try: the victim's, the sandbox's init, the parent.
 func (t *Trial) pids() []int {
-	list := []int{1}
+	var list []int
+	if os.Getpid() != 1 {
+		list = append(list, 1)
+	}
 	if parent := os.Getppid(); parent > 1 {
 		list = append(list, parent)
 	}
@@ -245,7 +248,7 @@ func slowOthers(t *Trial) {
 	if !ok {
 		return
 	}
-	for _, pid := range []int{1, victim.PID} {
+	for _, pid := range t.pids() {
 		t.got(unix.Setpriority(unix.PRIO_PROCESS, pid, 19), "set the priority of process %d", pid)
 	}
 	var set unix.CPUSet
