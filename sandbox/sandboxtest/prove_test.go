@@ -20,7 +20,8 @@ func TestAttemptsSucceedInNamespaces(t *testing.T) {
 	sandboxtest.ProveInNamespaces(t)
 }
 
-// TestAttemptsSucceedInGuest checks those that need root of a machine, in one that is thrown away.
+// TestAttemptsSucceedInGuest checks those that need root of a machine, in one that is thrown away. LAMBENT_GUEST_KERNEL names
+// its kernel, when that is not installed where the system's own are.
 func TestAttemptsSucceedInGuest(t *testing.T) {
 	probe := sandboxtest.BuildProbe(t)
 	sandboxtest.Prove(t, func(ctx context.Context, names []string) ([]byte, error) {
