@@ -54,7 +54,7 @@ func MayShareHost(a, b Isolation, shared []Isolation) bool {
 // one that leaves them a kernel in common.
 func DefaultSharedHosts() []Isolation { return []Isolation{IsolationGVisor, IsolationMicroVM} }
 
-// Resident tells that a worker has sandboxes of an account under an isolation.
+// Resident tells that a host has sandboxes of an account under an isolation.
 type Resident struct {
 	Account   string
 	Isolation Isolation

@@ -121,7 +121,7 @@ type WorkerStatus struct {
 	Draining  bool
 	Failures  int // sandbox starts that failed through a fault of the host, since Boot
 	Drivers   []Isolation
-	Residents []Resident // whose sandboxes are there, and under what; in no order, each once
+	Residents []Resident // whose sandboxes are on the worker's host, and under what; in no order, each once
 }
 
 // WorkerLease is the right of a worker to start new sandboxes, for Term from when the heartbeat was sent. Terms are 6 to 10

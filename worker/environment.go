@@ -243,7 +243,7 @@ func (w *Worker) destroy(e *environment) error {
 	if w.environments.CompareAndDelete(e.request.Sandbox, e) {
 		w.count.Add(-1)
 		if e.entered && err == nil { // else something of it may live on
-			w.residents.leave(e.resident())
+			w.options.Residents.leave(e.resident())
 		}
 	}
 	return err

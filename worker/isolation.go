@@ -12,23 +12,29 @@ import (
 	"lambent"
 )
 
-// residents are whose sandboxes the worker has, and under what.
+// Residents are whose sandboxes a host has, and under what. Workers that are on one host share it. It is safe for use by many
+// goroutines.
 //
 // Invariant: sandboxes of two accounts are there at the same time only under isolations that hold between accounts. Placement
 // keeps to that too, but does not know of what was granted before it started anew; here it is enforced.
-type residents struct {
+type Residents struct {
 	shared []lambent.Isolation // that hold between accounts
 
 	mu    sync.Mutex
 	count map[lambent.Resident]int
 }
 
-func newResidents(shared []lambent.Isolation) *residents {
-	return &residents{shared: shared, count: make(map[lambent.Resident]int)}
+// NewResidents says of a host that it has no sandboxes yet. shared are the isolations that hold between accounts; nil:
+// lambent.DefaultSharedHosts; empty: the host is never shared.
+func NewResidents(shared []lambent.Isolation) *Residents {
+	if shared == nil {
+		shared = lambent.DefaultSharedHosts()
+	}
+	return &Residents{shared: shared, count: make(map[lambent.Resident]int)}
 }
 
 // enter notes a sandbox, unless it may not be beside those that are there. leave is called when it is gone.
-func (r *residents) enter(who lambent.Resident) error {
+func (r *Residents) enter(who lambent.Resident) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for there := range r.count {
@@ -40,7 +46,7 @@ func (r *residents) enter(who lambent.Resident) error {
 	return nil
 }
 
-func (r *residents) leave(who lambent.Resident) {
+func (r *Residents) leave(who lambent.Resident) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.count[who]--; r.count[who] <= 0 {
@@ -49,7 +55,7 @@ func (r *residents) leave(who lambent.Resident) {
 }
 
 // all returns them in an order that does not depend on chance.
-func (r *residents) all() []lambent.Resident {
+func (r *Residents) all() []lambent.Resident {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.SortedFunc(maps.Keys(r.count), func(a, b lambent.Resident) int {
@@ -74,8 +80,8 @@ func (o *Options) checkDrivers() error {
 	if o.Isolation == "" {
 		o.Isolation = o.offered()[0]
 	}
-	if o.SharedHosts == nil {
-		o.SharedHosts = lambent.DefaultSharedHosts()
+	if o.Residents == nil {
+		o.Residents = NewResidents(o.SharedHosts)
 	}
 	return nil
 }

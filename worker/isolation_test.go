@@ -60,7 +60,7 @@ func TestDrivers(t *testing.T) {
 func TestResidents(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		shared := slices.DeleteFunc(lambent.Isolations(), func(i lambent.Isolation) bool { return !rapid.Bool().Draw(t, string(i)) })
-		r := newResidents(shared)
+		r := NewResidents(shared)
 		var there []lambent.Resident
 		t.Repeat(map[string]func(*rapid.T){
 			"enter": func(t *rapid.T) {
@@ -94,7 +94,7 @@ func TestResidents(t *testing.T) {
 }
 
 func TestAccountsApart(t *testing.T) {
-	h := newHarness(t, serve(echo), nil)
+	h := newHarness(t, serve(echo), func(o *Options) { o.Residents = NewResidents(nil) })
 	h.start("first")
 	other := *h.version
 	other.Account = "000000000002"
@@ -108,6 +108,10 @@ func TestAccountsApart(t *testing.T) {
 	}
 	h.start("second")
 	h.version = mine
+	neighbour := newHarness(t, serve(echo), func(o *Options) { o.Residents = h.options.Residents })
+	if err := neighbour.tryStart("fourth"); lambent.CodeOf(err) != lambent.Unavailable || len(neighbour.worker.status().Residents) != 1 {
+		t.Errorf("on another worker of the host: %v", err)
+	}
 	if err := h.tryStart("third"); lambent.CodeOf(err) != lambent.Unavailable {
 		t.Errorf("the other way round: %v", err)
 	}

@@ -91,7 +91,7 @@ func (w *Worker) status() lambent.WorkerStatus {
 	return lambent.WorkerStatus{Worker: w.options.ID, Zone: w.options.Zone, Boot: w.boot, MemoryMiB: w.options.MemoryMiB,
 		VCPU: w.options.VCPU, Sandboxes: int(w.count.Load()), Busy: int(w.busy.Load()), UsedMiB: w.usedMiB(),
 		Draining: w.draining.Load() || l != nil && l.Drain, Failures: w.faults.count(),
-		Drivers: w.offered(time.Now()), Residents: w.residents.all()}
+		Drivers: w.offered(time.Now()), Residents: w.options.Residents.all()}
 }
 
 // usedMiB is what all sandboxes used when they were last looked at.

@@ -47,7 +47,7 @@ func (w *Worker) Start(ctx context.Context, request lambent.StartRequest) error 
 		return lambent.Errorf(lambent.Conflict, "The sandbox %s exists", request.Sandbox)
 	}
 	w.count.Add(1)
-	err := w.residents.enter(e.resident())
+	err := w.options.Residents.enter(e.resident())
 	if err == nil {
 		e.entered = true
 		err = w.start(ctx, e)

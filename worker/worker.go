@@ -48,6 +48,9 @@ type Options struct {
 	// SharedHosts are the isolations that hold between accounts: sandboxes of different accounts are here at the same time only
 	// if all of them are under these. nil: lambent.DefaultSharedHosts; empty: the worker is never shared.
 	SharedHosts []lambent.Isolation
+	// Residents is shared by the workers that are on one host, so that accounts are apart there, too; SharedHosts is not looked
+	// at then. Default: the worker's own, for a host that has no other worker.
+	Residents *Residents
 	Runtimes    Runtimes
 	Blobs       lambent.Blobs
 	Placement   Placement
@@ -127,7 +130,6 @@ type Worker struct {
 	lease   atomic.Pointer[lease]
 	buffers *sync.Pool // of *[readSize]byte
 
-	residents    *residents
 	environments sync.Map // lambent.SandboxID to *environment
 	count        atomic.Int64
 	busy         atomic.Int64
@@ -147,7 +149,7 @@ func Open(options Options) (*Worker, error) {
 	if err := options.defaults(); err != nil {
 		return nil, err
 	}
-	w := &Worker{options: options, logger: options.Logger, residents: newResidents(options.SharedHosts), faults: newFaults(options.Isolation), buffers: &sync.Pool{New: func() any { return new([readSize]byte) }}}
+	w := &Worker{options: options, logger: options.Logger, faults: newFaults(options.Isolation), buffers: &sync.Pool{New: func() any { return new([readSize]byte) }}}
 	var random [8]byte
 	rand.Read(random[:])
 	w.boot = hex.EncodeToString(random[:])
