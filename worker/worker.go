@@ -51,9 +51,9 @@ type Options struct {
 	// Residents is shared by the workers that are on one host, so that accounts are apart there, too; SharedHosts is not looked
 	// at then. Default: the worker's own, for a host that has no other worker.
 	Residents *Residents
-	Runtimes    Runtimes
-	Blobs       lambent.Blobs
-	Placement   Placement
+	Runtimes  Runtimes
+	Blobs     lambent.Blobs
+	Placement Placement
 	// Report tells a manager of sandboxes that ended by themselves. Default: nobody is told, and managers learn it by List or
 	// by a claim that is refused.
 	Report func(ctx context.Context, manager lambent.ManagerID, report lambent.WorkerReport) error
