@@ -18,19 +18,19 @@ import (
 // attachment is one sandbox's link.
 type attachment struct {
 	network *Network
-	id      string
 	slot    int
 	once    sync.Once
 	err     error // of the first Detach
 }
 
 // Attach gives the namespace an interface eth0 with an address, and a default route. It takes about a millisecond. The
-// namespace must be of this host; its loopback interface is not touched, and IPv6 is switched off in it.
+// namespace must be of this host, and the id is for messages only: drivers that share a network need not agree on ids. The loopback
+// interface is not touched, and IPv6 is switched off on the one that is made.
 func (n *Network) Attach(ctx context.Context, id string, namespace *os.File) (sandbox.Attachment, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("attach %s to the network: %w", id, err)
 	}
-	made, err := n.reserve(id)
+	made, err := n.reserve()
 	if err != nil {
 		return nil, fmt.Errorf("attach %s to the network: %w", id, err)
 	}
@@ -40,22 +40,17 @@ func (n *Network) Attach(ctx context.Context, id string, namespace *os.File) (sa
 	return made, nil
 }
 
-func (n *Network) reserve(id string) (*attachment, error) {
+func (n *Network) reserve() (*attachment, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.closed {
 		return nil, errors.New("the network is closed")
 	}
-	if n.attached[id] != nil {
-		return nil, errors.New("it is attached already")
-	}
 	slot, err := n.slots.take()
 	if err != nil {
 		return nil, err
 	}
-	made := &attachment{network: n, id: id, slot: slot}
-	n.attached[id] = made
-	return made, nil
+	return &attachment{network: n, slot: slot}, nil
 }
 
 // connect makes the link, from the router's side and then from the inside.
@@ -104,12 +99,7 @@ func (a *attachment) HardwareAddr() net.HardwareAddr { return slices.Clone(insid
 // namespace stays, Detach removes it after a tenth of a second.
 func (a *attachment) Detach() error {
 	a.once.Do(func() {
-		if a.err = a.network.reaper.remove(a.slot); a.err != nil {
-			return // the id and the address are not free
-		}
-		a.network.mu.Lock()
-		defer a.network.mu.Unlock()
-		delete(a.network.attached, a.id)
+		a.err = a.network.reaper.remove(a.slot)
 	})
 	return a.err
 }

@@ -237,9 +237,6 @@ func TestAttachRefuses(t *testing.T) {
 	w := newWorld(t)
 	n := w.open(Options{})
 	inside, attached := w.sandboxOf(n, "a")
-	if _, err := n.Attach(t.Context(), "a", w.namespace()); err == nil {
-		t.Error("one id was attached twice")
-	}
 	if _, err := n.Attach(t.Context(), "b", inside); err == nil {
 		t.Error("one namespace was attached twice")
 	}

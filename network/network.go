@@ -86,10 +86,9 @@ type Network struct {
 	events *os.File // the reaper's from then on
 	reaper *reaper
 
-	mu       sync.Mutex
-	closed   bool
-	slots    slots
-	attached map[string]*attachment
+	mu     sync.Mutex
+	closed bool
+	slots  slots
 }
 
 // names of what is made on the host.
@@ -125,7 +124,7 @@ func Open(ctx context.Context, opts Options) (*Network, error) {
 		opts.Prefixes = prefixes("100.112.0.0/12", "198.18.0.0/15")
 	}
 	opts.Limits = opts.Limits.withDefaults()
-	n := &Network{log: opts.Log, slots: newSlots(), attached: make(map[string]*attachment)}
+	n := &Network{log: opts.Log, slots: newSlots()}
 	if err := n.open(ctx, opts); err != nil {
 		return nil, errors.Join(fmt.Errorf("open the network: %w", err), n.release())
 	}
