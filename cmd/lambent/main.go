@@ -16,6 +16,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"lambent/doctor"
 	"lambent/sandbox/native"
 )
 
@@ -30,6 +31,7 @@ const (
 type CLI struct {
 	Up      UpCmd      `cmd:"" help:"Run a region on this host."`
 	Bench   BenchCmd   `cmd:"" help:"Measure a region of its own on this host, beside floors of the same run."`
+	Doctor  DoctorCmd  `cmd:"" help:"Find out what this host offers for sandboxes, by trying it."`
 	Env     EnvCmd     `cmd:"" help:"Print the environment variables that point AWS clients at the region."`
 	Deploy  DeployCmd  `cmd:"" help:"Create or update a function from a directory or a zip archive."`
 	Invoke  InvokeCmd  `cmd:"" help:"Invoke a function and print what it answers."`
@@ -49,7 +51,8 @@ type Process struct {
 }
 
 func main() {
-	native.MaybeInit() // does not return in a process that is to be a sandbox's init
+	native.MaybeInit()  // does not return in a process that is to be a sandbox's init
+	doctor.MaybeChild() // nor here, in one that is to try something for "lambent doctor"
 	os.Exit(run(context.Background(), os.Args[1:], &Process{In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Getenv: os.Getenv}))
 }
 

@@ -39,6 +39,6 @@ func run(args []string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Println(strconv.FormatFloat(result, 'g', -1, 64))
-	return nil
+	_, err = fmt.Fprintln(os.Stdout, strconv.FormatFloat(result, 'g', -1, 64))
+	return err
 }

@@ -1,0 +1,42 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"lambent/doctor"
+)
+
+// DoctorCmd finds out what this host offers for sandboxes.
+type DoctorCmd struct {
+	Data    string        `help:"The region's data directory, whose disk is measured." default:"/var/lib/lambent" type:"path"`
+	Runsc   string        `help:"gVisor's runsc (default: beside lambent, or in the PATH)." type:"existingfile"`
+	Kernel  string        `help:"Image of the kernel that guests boot (default: the newest cloud kernel in /boot)." type:"existingfile"`
+	Timeout time.Duration `help:"Time for each probe." default:"20s"`
+	JSON    bool          `help:"Print JSON." name:"json"`
+}
+
+// Run probes and prints. It fails when not even native sandboxes can be used.
+func (c *DoctorCmd) Run(ctx context.Context, proc *Process) error {
+	report, err := doctor.Run(ctx, doctor.Options{Data: c.Data, Runsc: c.Runsc, Kernel: c.Kernel, Timeout: c.Timeout})
+	if err != nil {
+		return err
+	}
+	return c.print(report, proc)
+}
+
+func (c *DoctorCmd) print(report *doctor.Report, proc *Process) error {
+	printed := report.Table
+	if c.JSON {
+		printed = report.JSON
+	}
+	if err := printed(proc.Out); err != nil {
+		return fmt.Errorf("print the report: %w", err)
+	}
+	if !report.Offers(doctor.Native) {
+		return errors.New("this host cannot run native sandboxes as it is; the checks say what to do")
+	}
+	return nil
+}

@@ -1,0 +1,79 @@
+package doctor
+
+import "slices"
+
+// need is a list of checks of which one has to be there.
+type need []string
+
+// rule is what a use needs: one of each need.
+type rule struct {
+	use   Use
+	needs []need
+	// notes are for those that are usable, by the check that is not OK.
+	notes map[string]string
+}
+
+// The names of checks that rules speak of.
+const (
+	nameKernel      = "kernel"
+	nameRights      = "rights"
+	nameUserRange   = "user namespace, ID range"
+	nameNamespaces  = "namespaces"
+	nameCgroups     = "cgroups"
+	nameFreezer     = "freezer"
+	nameSeccomp     = "seccomp filter"
+	nameNoNewPrivs  = "no_new_privs"
+	namePivotRoot   = "pivot_root"
+	nameLoop        = "ext4 on a loop device"
+	nameEgress      = "egress, the whole"
+	nameKVM         = "KVM, minimal guest"
+	nameKVMGuest    = "KVM, Linux guest"
+	nameTCGGuest    = "QEMU without KVM, Linux guest"
+	nameFirecracker = "firecracker and jailer"
+	nameRunsc       = "runsc"
+	nameDelegation  = "rootless: delegated cgroup"
+	nameSubordinate = "rootless: subordinate IDs"
+)
+
+func rules() []rule {
+	native := []need{{nameKernel}, {nameRights}, {nameUserRange}, {nameNamespaces}, {nameCgroups}, {nameFreezer}, {nameSeccomp},
+		{nameNoNewPrivs}, {namePivotRoot}, {nameLoop}}
+	return []rule{
+		{use: Native, needs: native},
+		{use: GVisor, needs: []need{{nameRunsc}, {nameRights}, {nameCgroups}, {nameFreezer}, {nameLoop}}},
+		{use: MicroVM, needs: []need{{nameRights}, {nameCgroups}, {nameKVMGuest, nameTCGGuest, nameFirecracker}},
+			notes: map[string]string{nameKVMGuest: "by emulation: for development and tests, not for load"}},
+		{use: Egress, needs: []need{{nameRights}, {nameEgress}}},
+		{use: Rootless, needs: []need{{nameKernel}, {nameSubordinate}, {nameDelegation}}},
+	}
+}
+
+// judge says what can be used with what the checks found.
+func judge(checks []Check) []Usable {
+	results := map[string]Result{}
+	for _, check := range checks {
+		results[check.Name] = check.Result
+	}
+	there := func(name string) bool { return results[name] == OK || results[name] == Weak }
+	// The jailer alone starts nothing: its guests need KVM.
+	firecracker := there(nameFirecracker) && there(nameKVM)
+	var all []Usable
+	for _, rule := range rules() {
+		u := Usable{Use: rule.use, Usable: true}
+		for _, need := range rule.needs {
+			if !slices.ContainsFunc(need, func(name string) bool {
+				return there(name) && (name != nameFirecracker || firecracker)
+			}) {
+				u.Usable = false
+				u.Lacks = append(u.Lacks, need...)
+			}
+		}
+		for name, note := range rule.notes {
+			if u.Usable && !there(name) && !firecracker {
+				u.Note = note
+			}
+		}
+		all = append(all, u)
+	}
+	return all
+}
