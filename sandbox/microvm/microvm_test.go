@@ -1,0 +1,83 @@
+package microvm
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"lambent/sandbox"
+	"lambent/sandbox/native/nativetest"
+	"lambent/sandbox/sandboxtest"
+)
+
+// Where a guest's parts come from, for tests: variables of the environment, else the places of a distribution.
+const (
+	kernelVariable  = "LAMBENT_GUEST_KERNEL"
+	modulesVariable = "LAMBENT_GUEST_MODULES"
+	agentVariable   = "LAMBENT_GUEST_AGENT"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// needHost skips a test of real machines for anyone but root, and where there is nothing to boot, and returns options for the test.
+func needHost(t testing.TB) Options {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("virtual machines are jailed by root")
+	}
+	options := Options{Kernel: os.Getenv(kernelVariable), Modules: os.Getenv(modulesVariable), Agent: os.Getenv(agentVariable), MemoryMiB: 1024,
+		Accelerator: "tcg"}
+	if options.Agent == "" {
+		options.Agent = buildAgent(t)
+		t.Setenv(agentVariable, options.Agent) // for victims
+	}
+	if missing := Check(options); len(missing) > 0 {
+		t.Skip((&MissingError{Missing: missing}).Error())
+	}
+	return options
+}
+
+func buildAgent(t testing.TB) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "lambent-guest")
+	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", path, "lambent/cmd/lambent-guest")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build the guest agent: %v\n%s", err, out)
+	}
+	return path
+}
+
+func harness(t testing.TB) sandboxtest.Harness {
+	options := needHost(t)
+	return sandboxtest.Harness{
+		Kind:     "microvm",
+		Emulated: true,
+		Open: func(stateDir string) (sandbox.Driver, error) {
+			mine := options
+			mine.StateDir = stateDir
+			return Open(mine)
+		},
+		Leftovers:  leftovers,
+		VictimTest: "TestVictim",
+	}
+}
+
+// leftovers lists what exists because of a state directory, but for images and bases, which the next driver uses.
+func leftovers(stateDir string) []string {
+	left := nativetest.Leftovers(stateDir)
+	for _, pattern := range []string{"vm/*", "*/*.new", "*.new"} {
+		paths, _ := filepath.Glob(filepath.Join(stateDir, pattern))
+		left = append(left, paths...)
+	}
+	return left
+}
+
+func TestConformance(t *testing.T) { sandboxtest.Run(t, harness(t)) }
+
+func TestVictim(t *testing.T) { sandboxtest.Victim(t, harness(t)) }
+
+func BenchmarkDriver(b *testing.B) { sandboxtest.Bench(b, harness(b)) }
