@@ -70,10 +70,10 @@ func TestJudge(t *testing.T) {
 		{name: "no loop devices", changed: map[string]Result{nameLoop: Missing}, lost: []Use{Native, GVisor}},
 		{name: "no filter", changed: map[string]Result{nameSeccomp: Missing}, lost: []Use{Native}},
 		{name: "no gVisor", changed: map[string]Result{nameRunsc: Missing}, lost: []Use{GVisor}},
-		{name: "KVM of another hypervisor, and no Firecracker", changed: map[string]Result{nameKVMGuest: Missing, nameFirecracker: Missing},
+		{name: "a KVM that boots nothing", changed: map[string]Result{nameKVMGuest: Missing},
 			note: "by emulation: for development and tests, not for load"},
-		{name: "Firecracker without KVM or QEMU", changed: map[string]Result{nameKVM: Missing, nameKVMGuest: Missing, nameTCGGuest: Missing}, lost: []Use{MicroVM}},
-		{name: "Firecracker without QEMU", changed: map[string]Result{nameKVMGuest: Missing, nameTCGGuest: Missing}},
+		{name: "no guest boots", changed: map[string]Result{nameKVMGuest: Missing, nameTCGGuest: Missing}, lost: []Use{MicroVM}},
+		{name: "no images", changed: map[string]Result{nameMicroVM: Missing}, lost: []Use{MicroVM}},
 		{name: "only the swap", changed: map[string]Result{"swap": Missing}},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"lambent/sandbox/microvm"
 )
 
 // besideOrInPath finds a program beside this executable, or in the PATH; empty when it is in neither.
@@ -131,7 +133,7 @@ func boot(ctx context.Context, qemu, kernel, accelerator string) (time.Duration,
 	case <-console0.found:
 		took := time.Since(began)
 		cancel()
-		_ = <-ended // that it was killed is known
+		<-ended //nolint:errcheck // that it was killed is known
 		return took, nil
 	case err := <-ended:
 		select {
@@ -151,6 +153,14 @@ func errOr(err error, text string) error {
 		return errors.New(text)
 	}
 	return err
+}
+
+// probeMicroVM asks the driver, for what it needs besides a guest that boots.
+func probeMicroVM(d *doctor, _ context.Context) finding {
+	if lacks := microvm.Check(microvm.Options{QEMU: d.QEMU, Kernel: d.Kernel}); len(lacks) > 0 {
+		return missing("%s", strings.Join(lacks, "; "))
+	}
+	return ok("it has all that it needs besides a guest that boots")
 }
 
 func probeRunsc(d *doctor, ctx context.Context) finding {

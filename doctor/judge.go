@@ -29,7 +29,7 @@ const (
 	nameKVM         = "KVM, minimal guest"
 	nameKVMGuest    = "KVM, Linux guest"
 	nameTCGGuest    = "QEMU without KVM, Linux guest"
-	nameFirecracker = "firecracker and jailer"
+	nameMicroVM     = "microvm driver"
 	nameRunsc       = "runsc"
 	nameDelegation  = "rootless: delegated cgroup"
 	nameSubordinate = "rootless: subordinate IDs"
@@ -41,7 +41,7 @@ func rules() []rule {
 	return []rule{
 		{use: Native, needs: native},
 		{use: GVisor, needs: []need{{nameRunsc}, {nameRights}, {nameCgroups}, {nameFreezer}, {nameLoop}}},
-		{use: MicroVM, needs: []need{{nameRights}, {nameCgroups}, {nameKVMGuest, nameTCGGuest, nameFirecracker}},
+		{use: MicroVM, needs: []need{{nameRights}, {nameCgroups}, {nameMicroVM}, {nameKVMGuest, nameTCGGuest}},
 			notes: map[string]string{nameKVMGuest: "by emulation: for development and tests, not for load"}},
 		{use: Egress, needs: []need{{nameRights}, {nameEgress}}},
 		{use: Rootless, needs: []need{{nameKernel}, {nameSubordinate}, {nameDelegation}}},
@@ -55,21 +55,17 @@ func judge(checks []Check) []Usable {
 		results[check.Name] = check.Result
 	}
 	there := func(name string) bool { return results[name] == OK || results[name] == Weak }
-	// The jailer alone starts nothing: its guests need KVM.
-	firecracker := there(nameFirecracker) && there(nameKVM)
 	var all []Usable
 	for _, rule := range rules() {
 		u := Usable{Use: rule.use, Usable: true}
 		for _, need := range rule.needs {
-			if !slices.ContainsFunc(need, func(name string) bool {
-				return there(name) && (name != nameFirecracker || firecracker)
-			}) {
+			if !slices.ContainsFunc(need, there) {
 				u.Usable = false
 				u.Lacks = append(u.Lacks, need...)
 			}
 		}
 		for name, note := range rule.notes {
-			if u.Usable && !there(name) && !firecracker {
+			if u.Usable && !there(name) {
 				u.Note = note
 			}
 		}

@@ -65,9 +65,10 @@ type Measured struct {
 	// Starts by program: the smallest one, whose first instructions report, and one in Go.
 	Smallest, Go Starts
 	// PerSecond is how many sandboxes were made and destroyed in a second, by as many makers as the host has processors.
-	PerSecond   float64
-	Idle        Idle
-	Performance Performance
+	PerSecond float64
+	Idle      Idle
+	// Performance inside, and Beside, that of plain processes in turn with it.
+	Performance, Beside Performance
 }
 
 // Process is the floor: processes without a sandbox.
@@ -221,7 +222,7 @@ func (b *bench) measure(ctx context.Context, candidate Candidate, into *Measured
 		return err
 	}
 	b.say("%s: performance inside", candidate.Name)
-	if into.Performance, err = b.inside(ctx, driver, candidate.Network); err != nil {
+	if into.Performance, into.Beside, err = b.compare(ctx, driver); err != nil {
 		return err
 	}
 	b.say("%s: %d idle sandboxes at once", candidate.Name, count)

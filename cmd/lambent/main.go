@@ -29,17 +29,17 @@ const (
 
 // CLI is the command line.
 type CLI struct {
-	Up      UpCmd      `cmd:"" help:"Run a region on this host."`
-	Bench   BenchCmd   `cmd:"" help:"Measure a region of its own on this host, beside floors of the same run."`
-	Doctor  DoctorCmd  `cmd:"" help:"Find out what this host offers for sandboxes, by trying it."`
-	Env     EnvCmd     `cmd:"" help:"Print the environment variables that point AWS clients at the region."`
-	Deploy  DeployCmd  `cmd:"" help:"Create or update a function from a directory or a zip archive."`
-	Invoke  InvokeCmd  `cmd:"" help:"Invoke a function and print what it answers."`
-	Logs    LogsCmd    `cmd:"" help:"Print a function's log."`
-	List    ListCmd    `cmd:"" help:"List the functions."`
-	Delete  DeleteCmd  `cmd:"" help:"Delete a function, or one version of it."`
-	Version VersionCmd `cmd:"" help:"Print the version."`
-	Service ServiceCmd `cmd:"" hidden:"" help:"The service of a region, without rights; \"lambent up\" starts it."`
+	Up      UpCmd         `cmd:"" help:"Run a region on this host."`
+	Bench   BenchCommands `cmd:"" help:"Measure a region, the sandbox drivers, or what neighbours do to each other."`
+	Doctor  DoctorCmd     `cmd:"" help:"Find out what this host offers for sandboxes, by trying it."`
+	Env     EnvCmd        `cmd:"" help:"Print the environment variables that point AWS clients at the region."`
+	Deploy  DeployCmd     `cmd:"" help:"Create or update a function from a directory or a zip archive."`
+	Invoke  InvokeCmd     `cmd:"" help:"Invoke a function and print what it answers."`
+	Logs    LogsCmd       `cmd:"" help:"Print a function's log."`
+	List    ListCmd       `cmd:"" help:"List the functions."`
+	Delete  DeleteCmd     `cmd:"" help:"Delete a function, or one version of it."`
+	Version VersionCmd    `cmd:"" help:"Print the version."`
+	Service ServiceCmd    `cmd:"" hidden:"" help:"The service of a region, without rights; \"lambent up\" starts it."`
 }
 
 // Process is what a command sees of the process that it runs in. Tests put their own in its place.

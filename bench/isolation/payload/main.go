@@ -19,7 +19,7 @@ func main() {
 func run(args []string) error {
 	measures := map[string]func(args []string) (float64, error){
 		"cpu": cpu, "getppid": getppid, "read-zero": readZero, "write-file": writeFile, "read-file": readFile,
-		"dial": dial, "download": download,
+		"dial": dial,
 	}
 	endless := map[string]func(args []string) error{
 		"idle": idle, "victim": victim, "burn-cpu": burnCPU, "burn-memory": burnMemory, "burn-disk": burnDisk,

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"net"
 	"os"
 	"path/filepath"
@@ -91,13 +90,12 @@ func writeFile(args []string) (float64, error) {
 	return fileBytes / time.Since(began).Seconds(), nil
 }
 
-// readFile reads what writeFile wrote, which is in memory as a rule, and removes it.
+// readFile reads what writeFile wrote, which is in memory as a rule.
 func readFile(args []string) (float64, error) {
 	if len(args) != 1 {
 		return 0, errors.New("read-file DIRECTORY")
 	}
 	path := filepath.Join(args[0], "payload-file")
-	defer os.Remove(path)
 	file, err := os.Open(path)
 	if err != nil {
 		return 0, err
@@ -145,19 +143,4 @@ func dial(args []string) (float64, error) {
 	}
 	slices.Sort(took)
 	return took[len(took)/2], nil
-}
-
-// download reads from an address until its end and returns the bytes per second.
-func download(args []string) (float64, error) {
-	if len(args) != 1 {
-		return 0, errors.New("download ADDRESS")
-	}
-	conn, err := net.DialTimeout("tcp", args[0], 5*time.Second)
-	if err != nil {
-		return 0, err
-	}
-	defer conn.Close()
-	began := time.Now()
-	n, err := io.Copy(io.Discard, conn)
-	return float64(n) / math.Max(time.Since(began).Seconds(), 1e-9), err
 }

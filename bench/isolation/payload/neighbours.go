@@ -29,7 +29,7 @@ func idle([]string) error {
 }
 
 // victimBlocks of 1 KiB are hashed for each request: about a millisecond.
-const victimBlocks = 400
+const victimBlocks = 900
 
 // victim answers requests of 1 KiB over one connection to an address.
 func victim(args []string) error {
