@@ -60,7 +60,7 @@ func lifecycle(t *testing.T, s *suite) {
 		expect(t, hold(t, box, "read", "/opt/one/two/file"), "content")
 	})
 	t.Run("runtime API", func(t *testing.T) { runtimeAPI(t, s) })
-	t.Run("many at once", func(t *testing.T) { manyAtOnce(t, s, 50) })
+	t.Run("many at once", func(t *testing.T) { manyAtOnce(t, s, map[bool]int{false: 50, true: 5}[s.Emulated]) })
 }
 
 func specialiseRefuses(t *testing.T, s *suite) {
