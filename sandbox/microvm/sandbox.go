@@ -79,7 +79,7 @@ type saved struct {
 
 const (
 	savedName = "sandbox.json"
-	stateName = "state"
+	stateName = "memory"
 )
 
 // dir is the sandbox's directory.
@@ -87,8 +87,20 @@ func (s *Sandbox) dir(elements ...string) string {
 	return s.driver.path(append([]string{"vm", s.id}, elements...)...)
 }
 
-// create makes the machine, from a snapshot's directory or, when that is empty, by booting. When it fails, Destroy removes what there is.
-func (s *Sandbox) create(ctx context.Context, from string) (err error) {
+// create makes the machine, from a snapshot's directory or, when that is empty, by booting, and connects to its agent. When it
+// fails, Destroy removes what there is.
+func (s *Sandbox) create(ctx context.Context, from string) error {
+	if err := s.boot(ctx, from); err != nil {
+		return err
+	}
+	if err := s.connect(ctx, from != ""); err != nil {
+		return fmt.Errorf("%w: %s", err, s.machine.said)
+	}
+	return nil
+}
+
+// boot makes the machine.
+func (s *Sandbox) boot(ctx context.Context, from string) (err error) {
 	for _, directory := range []string{s.dir(), s.dir("mount"), s.dir("sockets")} {
 		if err := os.Mkdir(directory, 0o700); err != nil {
 			return err
@@ -160,7 +172,7 @@ func formatDisk(path string, ephemeralMiB int) error {
 	return errors.Join(ext4.Format(file, ext4.Layout{CapacityMiB: wire.StateMiB(ephemeralMiB)}), file.Close())
 }
 
-// launch starts the machine and connects to its agent.
+// launch starts the machine.
 func (s *Sandbox) launch(ctx context.Context, plan machinePlan) (err error) {
 	names := []string{wire.DiskRoot, wire.DiskState, wire.DiskTmp}
 	for n := range wire.CodeDisks {
@@ -190,13 +202,7 @@ func (s *Sandbox) launch(ctx context.Context, plan machinePlan) (err error) {
 			return err
 		}
 	}
-	if err := s.machine.Resume(ctx); err != nil {
-		return err
-	}
-	if err := s.connect(ctx, plan.state != nil); err != nil {
-		return fmt.Errorf("%w: %s", err, s.machine.said)
-	}
-	return nil
+	return s.machine.Resume(ctx)
 }
 
 func openDisk(d diskFile) (*os.File, error) {
@@ -238,6 +244,11 @@ func (s *Sandbox) Specialise(ctx context.Context, spec sandbox.Spec) error {
 		return fmt.Errorf("specialise sandbox: %d mounts are more than %d", len(spec.Mounts), wire.CodeDisks)
 	}
 	mounts := make([]sandbox.Mount, len(spec.Mounts))
+	for _, mount := range spec.Mounts { // before anything is packed
+		if !filepath.IsAbs(mount.Target) || filepath.Clean(mount.Target) == "/" {
+			return fmt.Errorf("specialise sandbox: nothing can be mounted at %q", mount.Target)
+		}
+	}
 	for i, mount := range spec.Mounts {
 		path, file, err := s.driver.images.tree(ctx, mount.Source)
 		if err == nil {
@@ -251,7 +262,7 @@ func (s *Sandbox) Specialise(ctx context.Context, spec sandbox.Spec) error {
 	spec.Mounts = mounts
 	if spec.EphemeralMiB > 0 && spec.EphemeralMiB != wire.ReadyTmpMiB {
 		d := diskFile{wire.DiskTmp, s.dir(wire.DiskTmp), true}
-		if err := errors.Join(formatDisk(d.Path, spec.EphemeralMiB)); err != nil {
+		if err := formatDisk(d.Path, spec.EphemeralMiB); err != nil {
 			return fmt.Errorf("specialise sandbox: %w", err)
 		}
 		if err := s.fill(ctx, d); err != nil {

@@ -132,6 +132,10 @@ func enterRoot() error {
 			return err
 		}
 	}
+	// The native driver works in a mount namespace of its own, where disks that are mounted later must arrive.
+	if err := unix.Mount("", "/run", "", unix.MS_SHARED, ""); err != nil {
+		return fmt.Errorf("share mounts: %w", err)
+	}
 	state, err := diskNamed(wire.DiskState)
 	if err != nil {
 		return err
