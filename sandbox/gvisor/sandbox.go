@@ -1,0 +1,449 @@
+package gvisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"lambent/sandbox"
+	"lambent/sandbox/cgroup"
+	"lambent/sandbox/ephemeral"
+	"lambent/sandbox/gvisor/initproc"
+	"lambent/sandbox/identity"
+)
+
+// Defaults of a ready-made sandbox, until it is specialised.
+const (
+	readyMemoryMiB   = 64
+	readyProcesses   = 64
+	readyVCPU        = 2 // so that the Sentry starts fast
+	readyDescriptors = 1024
+	readyTmpMiB      = 512 // what most functions ask for
+)
+
+// What the Sentry needs beside the function's own. Its memory is measured when the sandbox is specialised, and this much more is for
+// what it grows by with the function's files, connections and threads.
+const (
+	sentryMemoryMiB = 32
+	startMemoryMiB  = 256 // until it is measured
+	sentryThreads   = 512
+	threadsPerTask  = 3 // on the host, for each of the function's
+)
+
+// endTimeout bounds how long the kernel may take to end a sandbox. It takes milliseconds, unless a process waits for a disk.
+const endTimeout = 30 * time.Second
+
+// Sandbox is one sandbox of the gvisor driver. It implements sandbox.Sandbox.
+type Sandbox struct {
+	driver *Driver
+	id     string
+	name   string // of its directory
+
+	// Set by create, and not changed until end.
+	firstID  uint32
+	group    *cgroup.Group
+	files    *files
+	listener *net.UnixListener
+	netns    *os.File           // nil: none
+	network  sandbox.Attachment // nil: none
+
+	// Set by the owner's calls, which come one at a time.
+	setting   setting
+	boots     int
+	container string // runsc's name for the Sentry
+	last      int    // process number
+
+	launchMu sync.Mutex // of starting runsc, which end waits for
+
+	mu        sync.Mutex
+	control   *control         // nil: no Sentry, or it is being saved
+	processes map[int]*process // by number
+	disks     []*ephemeral.FS
+	mounted   []string      // names in the exchange
+	overhead  int64         // bytes of memory that are the Sentry's
+	limit     int64         // bytes of memory that are the function's; 0: not specialised
+	baseCPU   time.Duration // used before Specialise
+	ending    chan struct{} // closed when Destroy has begun
+	ended     chan struct{} // closed when Destroy is done
+	endErr    error
+}
+
+// setting is what an init is told.
+type setting struct {
+	mounts      []string // triples, as initproc.Mount has them
+	hostname    string
+	descriptors int
+	processes   int
+}
+
+// create makes the sandbox's parts. When it fails, Destroy removes what there is.
+func (s *Sandbox) create(ctx context.Context) error {
+	if err := s.prepare(ctx); err != nil {
+		return err
+	}
+	if err := s.giveTmp(readyTmpMiB); err != nil {
+		return err
+	}
+	s.setting.descriptors, s.setting.processes = readyDescriptors, readyProcesses
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	_, err := s.living(ctx)
+	return err
+}
+
+// prepare makes all but the Sentry and /tmp.
+func (s *Sandbox) prepare(ctx context.Context) (err error) {
+	if s.firstID, err = s.driver.ids.Take(); err != nil {
+		return err
+	}
+	if s.group, err = s.driver.cgroups.Make(s.id); err != nil {
+		return err
+	}
+	if err := s.group.LimitDevices(); err != nil {
+		return err
+	}
+	if err := s.limits((startMemoryMiB+readyMemoryMiB)<<20, readyProcesses, readyVCPU); err != nil {
+		return err
+	}
+	for _, disk := range s.driver.disks {
+		if err := s.group.SetIO(disk, s.driver.options.IO); err != nil {
+			return err
+		}
+	}
+	if s.files, err = s.driver.home.openFiles(s.name, int(s.firstID)); err != nil {
+		return err
+	}
+	if s.listener, err = s.files.listen(initproc.API, int(s.firstID)); err != nil {
+		return err
+	}
+	return s.attach(ctx)
+}
+
+// attach connects the sandbox to the driver's network. runsc takes what it finds in the namespace over.
+func (s *Sandbox) attach(ctx context.Context) (err error) {
+	if s.driver.options.Network == nil {
+		return nil
+	}
+	if s.netns, err = newNetwork(); err != nil {
+		return err
+	}
+	s.network, err = s.driver.options.Network.Attach(ctx, s.id, s.netns)
+	return err
+}
+
+// limits sets the limits of the function's processes and the Sentry together.
+func (s *Sandbox) limits(memoryBytes int64, processes int, vcpu float64) error {
+	return errors.Join(s.group.SetMemory(memoryBytes), s.group.SetProcesses(sentryThreads+threadsPerTask*processes), s.group.SetVCPU(vcpu))
+}
+
+// living returns the connection to the init, of a new Sentry when there is none.
+func (s *Sandbox) living(ctx context.Context) (*control, error) {
+	s.mu.Lock()
+	c := s.control
+	s.mu.Unlock()
+	if c != nil {
+		return c, nil
+	}
+	if s.isEnding() {
+		return nil, os.ErrClosed
+	}
+	if err := errors.Join(s.killAll(ctx), s.reset()); err != nil { // what a dead Sentry left behind
+		return nil, err
+	}
+	c, err := s.boot(ctx, "run")
+	if err != nil {
+		return nil, err
+	}
+	return c, s.configure(c)
+}
+
+// configure tells a new init all that it is to know.
+func (s *Sandbox) configure(c *control) error {
+	if s.setting.hostname != "" {
+		if _, err := c.ask(initproc.Hostname, s.setting.hostname); err != nil {
+			return err
+		}
+	}
+	if _, err := c.ask(append([]string{initproc.Mount}, s.setting.mounts...)...); err != nil {
+		return err
+	}
+	return s.tellLimits(c)
+}
+
+// tellLimits sets the limits that the Sentry enforces.
+func (s *Sandbox) tellLimits(c *control) error {
+	_, err := c.ask(initproc.Limit, strconv.Itoa(s.setting.descriptors), strconv.Itoa(s.setting.processes))
+	return err
+}
+
+// Specialise implements sandbox.Sandbox.
+func (s *Sandbox) Specialise(ctx context.Context, spec sandbox.Spec) error {
+	if err := s.specialise(ctx, spec); err != nil {
+		return fmt.Errorf("specialise sandbox: %w", err)
+	}
+	return nil
+}
+
+func (s *Sandbox) specialise(ctx context.Context, spec sandbox.Spec) error {
+	if spec.MemoryMiB <= 0 || spec.Processes <= 0 || spec.Descriptors <= 0 || spec.EphemeralMiB <= 0 || spec.VCPU <= 0 {
+		return errors.New("a limit is not positive")
+	}
+	c, err := s.living(ctx)
+	if err != nil {
+		return err
+	}
+	known := len(s.setting.mounts)
+	if err := s.mount(spec); err != nil {
+		return err
+	}
+	if fresh := s.setting.mounts[known:]; len(fresh) > 0 {
+		if _, err := c.ask(append([]string{initproc.Mount}, fresh...)...); err != nil {
+			return err
+		}
+	}
+	if spec.Hostname != "" {
+		s.setting.hostname = spec.Hostname
+		if _, err := c.ask(initproc.Hostname, spec.Hostname); err != nil {
+			return err
+		}
+	}
+	s.setting.descriptors, s.setting.processes = spec.Descriptors, spec.Processes
+	if err := s.tellLimits(c); err != nil {
+		return err
+	}
+	return s.meter(spec)
+}
+
+// meter sets the limits that the host enforces, and begins to measure.
+func (s *Sandbox) meter(spec sandbox.Spec) error {
+	used, err := s.group.Usage()
+	if err != nil {
+		return err
+	}
+	limit := int64(spec.MemoryMiB) << 20
+	s.mu.Lock()
+	s.overhead, s.limit, s.baseCPU = used.MemoryBytes, limit, used.CPU
+	s.mu.Unlock()
+	return errors.Join(s.limits(used.MemoryBytes+sentryMemoryMiB<<20+limit, spec.Processes, spec.VCPU), s.group.ResetPeak())
+}
+
+// mount shows the code, and /tmp, on the host's side.
+func (s *Sandbox) mount(spec sandbox.Spec) error {
+	for i, mount := range spec.Mounts {
+		if !path.IsAbs(mount.Target) || path.Clean(mount.Target) == "/" || !filepath.IsAbs(mount.Source) {
+			return fmt.Errorf("mount %q at %q: both must be absolute paths, and the root cannot be replaced", mount.Source, mount.Target)
+		}
+		if disk, ok := cgroup.DiskOf(mount.Source); ok && !slices.Contains(s.driver.disks, disk) {
+			if err := s.group.SetIO(disk, s.driver.options.IO); err != nil {
+				return err
+			}
+		}
+		name := "m" + strconv.Itoa(i)
+		if err := s.driver.home.show(mount.Source, s.files.inside(name)); err != nil {
+			return err
+		}
+		s.noteMount(name)
+		s.setting.mounts = append(s.setting.mounts, name, path.Clean(mount.Target), initproc.ReadOnly)
+	}
+	if spec.EphemeralMiB == readyTmpMiB {
+		return nil
+	}
+	return s.giveTmp(spec.EphemeralMiB)
+}
+
+// noteMount remembers a mount in the exchange.
+func (s *Sandbox) noteMount(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mounted = append(s.mounted, name)
+}
+
+// giveTmp makes a new /tmp, which the init is still to mount.
+func (s *Sandbox) giveTmp(sizeMiB int) error {
+	tmp, err := ephemeral.Make(ephemeral.Options{Dir: s.driver.options.StateDir, SizeMiB: sizeMiB,
+		UID: s.firstID + identity.FunctionUID, GID: s.firstID + identity.FunctionGID})
+	if err != nil {
+		return err
+	}
+	defer tmp.HandedOver()
+	s.mu.Lock()
+	name := "t" + strconv.Itoa(len(s.disks))
+	s.disks = append(s.disks, tmp)
+	s.mounted = append(s.mounted, name)
+	s.mu.Unlock()
+	if err := s.group.SetIO(cgroup.Disk(tmp.Disk), s.driver.options.IO); err != nil {
+		return err
+	}
+	if err := s.driver.home.point(s.files.inside(name), true); err != nil {
+		return err
+	}
+	err = s.driver.space.do(func() error { return s.driver.home.attach(tmp.Tree(), s.files.inside(name)) })
+	if err != nil {
+		return err
+	}
+	// A Sentry that begins later is to mount this one only.
+	s.setting.mounts = append(withoutTarget(s.setting.mounts, "/tmp"), name, "/tmp", initproc.Writable)
+	return nil
+}
+
+// withoutTarget drops the triples that have a target.
+func withoutTarget(triples []string, target string) []string {
+	var rest []string
+	for ; len(triples) >= 3; triples = triples[3:] {
+		if triples[1] != target {
+			rest = append(rest, triples[:3]...)
+		}
+	}
+	return rest
+}
+
+// Handle returns what freezes and meters the sandbox, for a process that has no rights. It is the sandbox's.
+func (s *Sandbox) Handle() *cgroup.Handle { return s.group.Handle }
+
+// SetVCPU implements sandbox.Sandbox.
+func (s *Sandbox) SetVCPU(vcpu float64) error { return s.group.SetVCPU(vcpu) }
+
+// RuntimeAPI implements sandbox.Sandbox. Its connections come from the sandbox's init.
+func (s *Sandbox) RuntimeAPI() net.Listener { return s.listener }
+
+// Freeze implements sandbox.Sandbox. The Sentry stands still as well.
+func (s *Sandbox) Freeze() error { return s.group.Freeze() }
+
+// Thaw implements sandbox.Sandbox.
+func (s *Sandbox) Thaw() error { return s.group.Thaw() }
+
+// Usage implements sandbox.Sandbox. What the Sentry took before Specialise is not the function's memory; of what it takes later nobody
+// can tell. The processes are the host's, for the Sentry and the function together, and none before the first Start.
+func (s *Sandbox) Usage() (sandbox.Usage, error) {
+	usage, err := s.group.Usage()
+	if err != nil {
+		return sandbox.Usage{}, fmt.Errorf("read the meters: %w", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	usage.CPU = max(0, usage.CPU-s.baseCPU)
+	if s.limit > 0 {
+		usage.MemoryBytes = min(max(0, usage.MemoryBytes-s.overhead), s.limit)
+		usage.PeakMemoryBytes = min(max(usage.MemoryBytes, usage.PeakMemoryBytes-s.overhead), s.limit)
+	}
+	return usage, nil
+}
+
+// Kill implements sandbox.Sandbox. It ends the Sentry too; the next Start begins another one.
+func (s *Sandbox) Kill(ctx context.Context) error {
+	if err := errors.Join(s.killAll(ctx), s.reset()); err != nil {
+		return fmt.Errorf("kill: %w", err)
+	}
+	for ; s.last > 0; s.last-- {
+		if err := s.files.remove(pipeName(s.last)); err != nil {
+			return fmt.Errorf("kill: %w", err)
+		}
+	}
+	return nil
+}
+
+// isEnding tells whether Destroy has begun.
+func (s *Sandbox) isEnding() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ending != nil && isClosed(s.ending)
+}
+
+// endingChannel is closed when Destroy begins.
+func (s *Sandbox) endingChannel() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.endingLocked()
+}
+
+func (s *Sandbox) endingLocked() chan struct{} {
+	if s.ending == nil {
+		s.ending, s.ended = make(chan struct{}), make(chan struct{})
+	}
+	return s.ending
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// Destroy implements sandbox.Sandbox.
+func (s *Sandbox) Destroy(ctx context.Context) error {
+	s.mu.Lock()
+	ending := s.endingLocked()
+	if !isClosed(ending) {
+		close(ending)
+		go s.end()
+	}
+	s.mu.Unlock()
+	select {
+	case <-s.ended:
+		return s.endErr
+	case <-ctx.Done():
+		return fmt.Errorf("destroy sandbox: %w", ctx.Err())
+	}
+}
+
+// end removes the sandbox. IDs are given back only when no process has them any more.
+func (s *Sandbox) end() {
+	defer close(s.ended)
+	ctx, cancel := context.WithTimeout(context.Background(), endTimeout)
+	defer cancel()
+	if s.group != nil && s.group.Handle != nil {
+		s.launchMu.Lock() // what is being launched has entered its cgroup; what comes later is not
+		s.endErr = errors.Join(s.killAll(ctx), s.reset())
+		s.launchMu.Unlock()
+	}
+	if s.endErr == nil {
+		s.endErr = s.release(ctx)
+	}
+	if s.endErr != nil {
+		s.endErr = fmt.Errorf("destroy sandbox: %w", s.endErr)
+		return
+	}
+	if s.firstID != 0 {
+		s.driver.ids.Release(s.firstID)
+	}
+	s.driver.forget(s.id)
+}
+
+// release gives back what the sandbox has beside its processes.
+func (s *Sandbox) release(ctx context.Context) error {
+	var all []error
+	if s.network != nil {
+		all = append(all, s.network.Detach())
+	}
+	if s.netns != nil {
+		all = append(all, s.netns.Close())
+	}
+	if s.listener != nil {
+		s.listener.Close() // whoever serves it may have done so
+	}
+	s.mu.Lock()
+	disks, mounted := s.disks, s.mounted
+	s.mu.Unlock()
+	if s.files != nil {
+		all = append(all, s.files.close(mounted))
+	}
+	for _, disk := range disks {
+		all = append(all, disk.Close())
+	}
+	if s.group != nil {
+		all = append(all, s.group.Remove(ctx))
+	}
+	return errors.Join(all...)
+}
