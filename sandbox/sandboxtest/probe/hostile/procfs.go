@@ -51,12 +51,26 @@ func procfsAttempts() []Attempt {
 func writes(paths ...string) func(*Trial) {
 	return func(t *Trial) {
 		for _, path := range paths {
-			file, err := os.OpenFile(path, os.O_WRONLY, 0)
-			if t.got(err, "opened %s for writing", path) {
-				file.Close()
-			}
+			t.got(openForWriting(path), "opened %s for writing", path)
 		}
 	}
+}
+
+// openForWriting says why a file cannot be changed. One that /dev/null hides can be opened, to no effect.
+func openForWriting(path string) error {
+	file, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	var stat unix.Stat_t
+	if err := unix.Fstat(int(file.Fd()), &stat); err != nil {
+		return err
+	}
+	if stat.Mode&unix.S_IFMT == unix.S_IFCHR && stat.Rdev == unix.Mkdev(1, 3) {
+		return fmt.Errorf("open %s: it is hidden behind /dev/null", path)
+	}
+	return nil
 }
 
 // reads takes the first bytes of files.
