@@ -10,6 +10,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -27,11 +29,23 @@ const endTimeout = 30 * time.Second
 // guestMiB is what a guest's kernel and agent need beside the function's memory; each 64 MiB of that need one more.
 const guestMiB = 192
 
-// commandLine is the guest kernel's. Without the values of the clock an emulated guest whose host is busy can hang while it measures
-// its processor.
+// commandLine is the guest kernel's.
 const commandLine = "console=ttyS0 quiet loglevel=3 panic=-1 reboot=t random.trust_cpu=on"
 
-const emulatedCommandLine = commandLine + " tsc_early_khz=1000000 lpj=1000000 no_timer_check mitigations=off"
+// emulatedCommandLine returns that for an emulated machine. Such a guest can hang while it measures its processor, and measures
+// wrong, when its host is busy; so it is told. It counts time by the host's counter, whose frequency is in /proc/cpuinfo.
+func emulatedCommandLine(cpuinfo string) string {
+	khz := 1e6
+	for line := range strings.Lines(cpuinfo) {
+		if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "cpu MHz" {
+			if mhz, err := strconv.ParseFloat(strings.TrimSpace(value), 64); err == nil && mhz >= 100 && mhz <= 20000 {
+				khz = mhz * 1000
+			}
+			break
+		}
+	}
+	return fmt.Sprintf("%s tsc_early_khz=%.0f tsc=reliable lpj=1000000 no_timer_check mitigations=off", commandLine, khz)
+}
 
 // Sandbox is one sandbox of the microVM driver. It implements sandbox.Sandbox: what it does not do itself, the native driver in the
 // guest does.
@@ -123,7 +137,11 @@ func (s *Sandbox) boot(ctx context.Context, from string) (err error) {
 		s.accelerator = s.driver.options.Accelerator
 	}
 	if s.accelerator == "tcg" {
-		plan.commandLine = emulatedCommandLine
+		cpuinfo, err := os.ReadFile("/proc/cpuinfo")
+		if err != nil {
+			return err
+		}
+		plan.commandLine = emulatedCommandLine(string(cpuinfo))
 	}
 	if err := s.provideDisks(from); err != nil {
 		return err
