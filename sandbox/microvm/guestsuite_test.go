@@ -12,10 +12,9 @@ import (
 	"testing"
 	"time"
 
+	"lambent/sandbox"
 	"lambent/sandbox/microvm/agent/wire"
 	"lambent/sandbox/microvm/stream"
-
-	"lambent/sandbox"
 )
 
 // guestSuitePatience bounds the native driver's suite in a guest. Emulated, it takes one to three minutes.
@@ -97,14 +96,14 @@ func runInGuest(ctx context.Context, t *testing.T, d *Driver) string {
 	_, _ = rand.Read(greeting.Seed[:])
 	conn, err := stream.Dial(ctx, s.machine.Port(), 1, greeting)
 	if err != nil {
-		t.Fatalf("%v: %s", err, s.machine.said)
+		t.Fatalf("%v: %s", err, s.machine.Said())
 	}
 	s.stream = conn
-	stop := context.AfterFunc(ctx, func() { s.machine.End() })
+	stop := context.AfterFunc(ctx, func() { _ = s.machine.End() })
 	defer stop()
 	var out bytes.Buffer
 	if _, err := io.Copy(&out, conn); err != nil {
-		t.Logf("the connection ended: %v: %s", err, s.machine.said)
+		t.Logf("the connection ended: %v: %s", err, s.machine.Said())
 	}
 	return out.String()
 }

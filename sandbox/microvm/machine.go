@@ -12,13 +12,15 @@ type machine interface {
 	Port() io.ReadWriteCloser
 	// Fill gives a disk, which had nothing, its content. The file stays the caller's.
 	Fill(ctx context.Context, disk string, file *os.File) error
+	// Limit sets a disk's rate.
+	Limit(ctx context.Context, disk string, rate Rate) error
 	// Pause stops the machine, Resume lets it go on.
 	Pause(ctx context.Context) error
 	Resume(ctx context.Context) error
 	// Save writes the state of a paused machine, without its disks, to an empty file.
 	Save(ctx context.Context, file *os.File) error
-	// Done is closed when the machine has ended.
-	Done() <-chan struct{}
+	// Said returns the last that the monitor and the guest's kernel wrote.
+	Said() string
 	// End ends the machine and waits until it is gone.
 	End() error
 }

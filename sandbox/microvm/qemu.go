@@ -34,9 +34,8 @@ type qemu struct {
 	said *tail // what QEMU and the guest's kernel wrote
 	gone chan struct{}
 
-	sets      int // file sets in use
-	writable  map[string]bool
-	throttles map[string]Rate
+	sets     int // file sets in use
+	writable map[string]bool
 
 	end sync.Once
 }
@@ -49,11 +48,10 @@ type cell struct {
 	group       *cgroup.Group
 	binary      string // QEMU
 	accelerator string // kvm or tcg
-	rate        Rate
 }
 
 // startQEMU starts a machine, paused when it has a state to continue from.
-func startQEMU(ctx context.Context, c cell, plan machinePlan) (_ *qemu, err error) {
+func startQEMU(ctx context.Context, c cell, plan machinePlan) (_ machine, err error) {
 	port, portInside, err := streamPair("agent")
 	if err != nil {
 		return nil, err
@@ -197,8 +195,8 @@ func (m *qemu) Fill(_ context.Context, name string, file *os.File) error {
 		map[string]any{"driver": "raw", "node-name": name, "file": content, "read-only": readOnly}}}, nil)
 }
 
-// limit sets a disk's rate.
-func (m *qemu) limit(name string, rate Rate) error {
+// Limit implements machine.
+func (m *qemu) Limit(_ context.Context, name string, rate Rate) error {
 	return m.qmp.ask("block_set_io_throttle", map[string]any{"id": name + "-disk", "bps": 0, "iops": 0,
 		"bps_rd": rate.BytesPerSecond, "bps_wr": rate.BytesPerSecond,
 		"iops_rd": rate.OperationsPerSecond, "iops_wr": rate.OperationsPerSecond}, nil)
@@ -218,8 +216,8 @@ func (m *qemu) Save(ctx context.Context, file *os.File) error {
 	return m.qmp.migrate(ctx, "migrate", file)
 }
 
-// Done implements machine.
-func (m *qemu) Done() <-chan struct{} { return m.gone }
+// Said implements machine.
+func (m *qemu) Said() string { return m.said.String() }
 
 // End implements machine.
 func (m *qemu) End() error {

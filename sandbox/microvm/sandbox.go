@@ -59,7 +59,7 @@ type Sandbox struct {
 	// Set by create, and not changed until end.
 	firstID uint32
 	group   *cgroup.Group
-	machine *qemu
+	machine machine
 	stream  *stream.Host
 	client  *remote.Client
 	inner   sandbox.Sandbox
@@ -108,7 +108,7 @@ func (s *Sandbox) create(ctx context.Context, from string) error {
 		return err
 	}
 	if err := s.connect(ctx, from != ""); err != nil {
-		return fmt.Errorf("%w: %s", err, s.machine.said)
+		return fmt.Errorf("%w: %s", err, s.machine.Said())
 	}
 	return nil
 }
@@ -216,7 +216,7 @@ func (s *Sandbox) launch(ctx context.Context, plan machinePlan) (err error) {
 		return err
 	}
 	for _, name := range names {
-		if err := s.machine.limit(name, s.driver.options.Rate); err != nil {
+		if err := s.machine.Limit(ctx, name, s.driver.options.Rate); err != nil {
 			return err
 		}
 	}

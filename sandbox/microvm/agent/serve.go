@@ -23,6 +23,7 @@ import (
 
 // serve is the agent: it answers one host after the other.
 func serve() error {
+	logger := slog.New(slog.NewTextHandler(os.Stderr, nil)) // the console, of which the host keeps the end
 	manifest, err := readManifest()
 	if err != nil {
 		return err
@@ -35,29 +36,29 @@ func serve() error {
 	if len(manifest.Program) > 0 {
 		return runProgram(guest, manifest)
 	}
-	driver, err := native.Open(native.Options{StateDir: "/state", Base: manifest.Base, IdentityDir: "/run/ids"})
+	driver, err := native.Open(native.Options{StateDir: "/state", Base: manifest.Base, IdentityDir: "/run/ids", Logger: logger})
 	if err != nil {
 		return err
 	}
 	if err := driver.Recover(context.Background()); err != nil {
 		return err
 	}
-	server := remote.NewServer(remote.Options{Drivers: map[string]sandbox.Driver{wire.Driver: &disks{driver}}})
+	server := remote.NewServer(remote.Options{Drivers: map[string]sandbox.Driver{wire.Driver: &disks{driver}}, Logger: logger})
 	for {
 		conn, greeting, err := guest.Accept()
 		if err != nil {
 			return err
 		}
 		if err := greet(greeting); err != nil {
-			slog.Error("the host's greeting could not be used", "error", err)
+			logger.Error("the host's greeting could not be used", "error", err)
 		}
 		link, err := remote.ServeMux(conn)
 		if err != nil {
-			slog.Error("a host's connection failed", "error", err)
+			logger.Error("a host's connection failed", "error", err)
 			continue
 		}
 		if err := server.Serve(context.Background(), link); err != nil && !errors.Is(err, io.EOF) {
-			slog.Info("a host's connection ended", "error", err)
+			logger.Info("a host's connection ended", "error", err)
 		}
 	}
 }
@@ -112,7 +113,7 @@ func (p port) Read(b []byte) (int, error) {
 		case n > 0:
 			return n, nil
 		case err == nil:
-			time.Sleep(absence)
+			<-time.After(absence)
 		case !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.EAGAIN):
 			return 0, err
 		}
@@ -128,7 +129,7 @@ func (p port) Write(b []byte) (int, error) {
 		case n > 0:
 			written += n
 		case err == nil:
-			time.Sleep(absence)
+			<-time.After(absence)
 		case !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.EAGAIN):
 			return written, err
 		}

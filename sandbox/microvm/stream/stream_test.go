@@ -3,6 +3,7 @@ package stream
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"net"
 	"testing"
@@ -25,7 +26,7 @@ func TestConnectionsOneAfterAnother(t *testing.T) {
 				return
 			}
 			go func() {
-				io.WriteString(c, string(greeting.Seed[:4]))
+				c.Write(greeting.Seed[:4])
 				io.Copy(c, c)
 			}()
 		}
@@ -95,7 +96,7 @@ func TestNextConnectionAfterSnapshot(t *testing.T) {
 		t.Fatal(err)
 	}
 	former, current := <-conns, <-conns
-	if _, err := former.Read(make([]byte, 1)); err != io.EOF {
+	if _, err := former.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		t.Errorf("the former connection: %v", err)
 	}
 	go func() {
