@@ -89,14 +89,16 @@ func (s *Sandbox) create(ctx context.Context) error {
 	if err := s.prepare(ctx); err != nil {
 		return err
 	}
-	if err := s.giveTmp(readyTmpMiB); err != nil {
+	tmp, err := s.giveTmp(readyTmpMiB)
+	if err != nil {
 		return err
 	}
+	s.setting.mounts = tmp
 	s.setting.descriptors, s.setting.processes = readyDescriptors, readyProcesses
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	_, err := s.living(ctx)
+	_, err = s.living(ctx)
 	return err
 }
 
@@ -201,14 +203,12 @@ func (s *Sandbox) specialise(ctx context.Context, spec sandbox.Spec) error {
 	if err != nil {
 		return err
 	}
-	known := len(s.setting.mounts)
-	if err := s.mount(spec); err != nil {
+	fresh, err := s.mount(spec)
+	if err != nil {
 		return err
 	}
-	if fresh := s.setting.mounts[known:]; len(fresh) > 0 {
-		if _, err := c.ask(append([]string{initproc.Mount}, fresh...)...); err != nil {
-			return err
-		}
+	if _, err := c.ask(append([]string{initproc.Mount}, fresh...)...); err != nil {
+		return err
 	}
 	if spec.Hostname != "" {
 		s.setting.hostname = spec.Hostname
@@ -236,28 +236,34 @@ func (s *Sandbox) meter(spec sandbox.Spec) error {
 	return errors.Join(s.limits(used.MemoryBytes+sentryMemoryMiB<<20+limit, spec.Processes, spec.VCPU), s.group.ResetPeak())
 }
 
-// mount shows the code, and /tmp, on the host's side.
-func (s *Sandbox) mount(spec sandbox.Spec) error {
+// mount shows the code, and /tmp, on the host's side, and returns what the init is to be told of it.
+func (s *Sandbox) mount(spec sandbox.Spec) (fresh []string, err error) {
 	for i, mount := range spec.Mounts {
 		if !path.IsAbs(mount.Target) || path.Clean(mount.Target) == "/" || !filepath.IsAbs(mount.Source) {
-			return fmt.Errorf("mount %q at %q: both must be absolute paths, and the root cannot be replaced", mount.Source, mount.Target)
+			return nil, fmt.Errorf("mount %q at %q: both must be absolute paths, and the root cannot be replaced", mount.Source, mount.Target)
 		}
 		if disk, ok := cgroup.DiskOf(mount.Source); ok && !slices.Contains(s.driver.disks, disk) {
 			if err := s.group.SetIO(disk, s.driver.options.IO); err != nil {
-				return err
+				return nil, err
 			}
 		}
 		name := "m" + strconv.Itoa(i)
 		if err := s.driver.home.show(mount.Source, s.files.inside(name)); err != nil {
-			return err
+			return nil, err
 		}
 		s.noteMount(name)
-		s.setting.mounts = append(s.setting.mounts, name, path.Clean(mount.Target), initproc.ReadOnly)
+		fresh = append(fresh, name, path.Clean(mount.Target), initproc.ReadOnly)
 	}
-	if spec.EphemeralMiB == readyTmpMiB {
-		return nil
+	if spec.EphemeralMiB != readyTmpMiB {
+		tmp, err := s.giveTmp(spec.EphemeralMiB)
+		if err != nil {
+			return nil, err
+		}
+		s.setting.mounts = nil // a Sentry that begins later is to mount this /tmp only
+		fresh = append(fresh, tmp...)
 	}
-	return s.giveTmp(spec.EphemeralMiB)
+	s.setting.mounts = append(s.setting.mounts, fresh...)
+	return fresh, nil
 }
 
 // noteMount remembers a mount in the exchange.
@@ -267,12 +273,12 @@ func (s *Sandbox) noteMount(name string) {
 	s.mounted = append(s.mounted, name)
 }
 
-// giveTmp makes a new /tmp, which the init is still to mount.
-func (s *Sandbox) giveTmp(sizeMiB int) error {
+// giveTmp makes a new /tmp, and returns what the init is to be told to mount it.
+func (s *Sandbox) giveTmp(sizeMiB int) ([]string, error) {
 	tmp, err := ephemeral.Make(ephemeral.Options{Dir: s.driver.options.StateDir, SizeMiB: sizeMiB,
 		UID: s.firstID + identity.FunctionUID, GID: s.firstID + identity.FunctionGID})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer tmp.HandedOver()
 	s.mu.Lock()
@@ -281,33 +287,14 @@ func (s *Sandbox) giveTmp(sizeMiB int) error {
 	s.mounted = append(s.mounted, name)
 	s.mu.Unlock()
 	if err := s.group.SetIO(cgroup.Disk(tmp.Disk), s.driver.options.IO); err != nil {
-		return err
+		return nil, err
 	}
 	if err := s.driver.home.point(s.files.inside(name), true); err != nil {
-		return err
+		return nil, err
 	}
 	err = s.driver.space.do(func() error { return s.driver.home.attach(tmp.Tree(), s.files.inside(name)) })
-	if err != nil {
-		return err
-	}
-	// A Sentry that begins later is to mount this one only.
-	s.setting.mounts = append(withoutTarget(s.setting.mounts, "/tmp"), name, "/tmp", initproc.Writable)
-	return nil
+	return []string{name, "/tmp", initproc.Writable}, err
 }
-
-// withoutTarget drops the triples that have a target.
-func withoutTarget(triples []string, target string) []string {
-	var rest []string
-	for ; len(triples) >= 3; triples = triples[3:] {
-		if triples[1] != target {
-			rest = append(rest, triples[:3]...)
-		}
-	}
-	return rest
-}
-
-// Handle returns what freezes and meters the sandbox, for a process that has no rights. It is the sandbox's.
-func (s *Sandbox) Handle() *cgroup.Handle { return s.group.Handle }
 
 // SetVCPU implements sandbox.Sandbox.
 func (s *Sandbox) SetVCPU(vcpu float64) error { return s.group.SetVCPU(vcpu) }
@@ -322,12 +309,19 @@ func (s *Sandbox) Freeze() error { return s.group.Freeze() }
 func (s *Sandbox) Thaw() error { return s.group.Thaw() }
 
 // Usage implements sandbox.Sandbox. What the Sentry took before Specialise is not the function's memory; of what it takes later nobody
-// can tell. The processes are the host's, for the Sentry and the function together, and none before the first Start.
+// can tell. The processes are those on the host: one or more for each of the function's, and some for the Sentry as long as there is
+// one.
 func (s *Sandbox) Usage() (sandbox.Usage, error) {
 	usage, err := s.group.Usage()
 	if err != nil {
 		return sandbox.Usage{}, fmt.Errorf("read the meters: %w", err)
 	}
+	// The meter counts dead ones that the host's process 1 has not reaped yet.
+	processes, err := s.group.Processes()
+	if err != nil {
+		return sandbox.Usage{}, fmt.Errorf("read the meters: %w", err)
+	}
+	usage.Processes = len(processes)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	usage.CPU = max(0, usage.CPU-s.baseCPU)

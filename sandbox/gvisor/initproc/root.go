@@ -23,14 +23,14 @@ var (
 const (
 	plain   = unix.MS_NOSUID | unix.MS_NODEV
 	sealed  = plain | unix.MS_NOEXEC
-	shmSize = "size=64m,mode=1777"
+	shmSize = "size=64m,mode=1777,nr_inodes=4096"
 )
 
 // buildRoot makes the function's root out of what gVisor's root holds, and lets go of that. Base are the targets of the trees in
 // BaseDir.
 func buildRoot(base []string) error {
 	unix.Umask(0)
-	if err := unix.Mount("root", NewRoot, "tmpfs", plain, "mode=0755,size=4m"); err != nil {
+	if err := unix.Mount("root", NewRoot, "tmpfs", plain, "mode=0755,size=4m,nr_inodes=4096"); err != nil {
 		return failed("mount the root", err)
 	}
 	for i, target := range base {
@@ -82,7 +82,7 @@ func isReadOnly(err error) bool { return strings.HasSuffix(err.Error(), unix.ERO
 
 // buildDevices mounts /dev.
 func buildDevices(directory string) error {
-	if err := unix.Mount("dev", directory, "tmpfs", unix.MS_NOSUID|unix.MS_NOEXEC, "mode=0755,size=64k"); err != nil {
+	if err := unix.Mount("dev", directory, "tmpfs", unix.MS_NOSUID|unix.MS_NOEXEC, "mode=0755,size=64k,nr_inodes=64"); err != nil {
 		return failed("mount /dev", err)
 	}
 	for name, minor := range deviceNodes {
