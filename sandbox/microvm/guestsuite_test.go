@@ -47,7 +47,7 @@ func TestNativeSuiteInGuest(t *testing.T) {
 	buildStatic(t, filepath.Join(programs, "native.test"), "test", "-c", "lambent/sandbox/native")
 	manifest := wire.Manifest{
 		Program: []string{"/base/0/native.test", "-test.v", "-test.count=1", "-test.timeout=7m",
-			"-test.run=^TestConformance$/^(Lifecycle|Processes|Freeze|Kill|Destroy|Limits|Isolation)$"},
+			"-test.run=^TestConformance$/^(Lifecycle|Processes|Freeze|Kill|Destroy|Limits|Isolation|Neighbours|Recover)$"},
 		Env: []string{"LAMBENT_PROBE=/base/0/probe", "TMPDIR=/state", "PATH=/", "HOME=/state"},
 	}
 	if d.rootImage, err = d.images.base(ctx, manifest, []sandbox.Mount{{Source: programs, Target: "/"}}); err != nil {
@@ -102,7 +102,7 @@ func runInGuest(ctx context.Context, t *testing.T, d *Driver) string {
 	stop := context.AfterFunc(ctx, func() { _ = s.machine.End() })
 	defer stop()
 	var out bytes.Buffer
-	if _, err := io.Copy(&out, conn); err != nil {
+	if _, err := io.Copy(io.MultiWriter(&out, os.Stderr), conn); err != nil { // what it says of a hang must not be lost
 		t.Logf("the connection ended: %v: %s", err, s.machine.Said())
 	}
 	return out.String()
