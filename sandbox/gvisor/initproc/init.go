@@ -183,9 +183,9 @@ func (p *initProcess) start(args []string) (int, error) {
 	ready := p.spare
 	p.spare = nil
 	defer unix.Close(ready.conn.FD())
-	output, err := unix.Open(inExchange(args[0]), unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	output, err := openOutput(args[0])
 	if err != nil {
-		return 0, failed("open the output", err)
+		return 0, err
 	}
 	parts := append([]string{Start, p.descriptors, p.processes, args[0]}, args[1:]...)
 	err = ready.conn.Send([]int{output}, parts...)
