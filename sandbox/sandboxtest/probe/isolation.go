@@ -161,19 +161,13 @@ func inherited(want []string) (breaches []string) {
 		path, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(fd))
 		switch {
 		case err != nil, strings.HasPrefix(path, "anon_inode:["):
-		case fd == 0 && path == "/dev/null", (fd == 1 || fd == 2) && isPipe(fd):
+		case fd == 0 && path == "/dev/null", (fd == 1 || fd == 2) && strings.HasPrefix(path, "pipe:"):
 		case strings.HasPrefix(path, "/proc/"), strings.HasPrefix(path, "/sys/fs/cgroup/"): // the Go runtime's own
 		default:
 			breaches = append(breaches, fmt.Sprintf("descriptor %d is %s", fd, path))
 		}
 	}
 	return breaches
-}
-
-// isPipe tells whether a descriptor is a pipe's, whatever its name.
-func isPipe(fd int) bool {
-	var stat unix.Stat_t
-	return unix.Fstat(fd, &stat) == nil && stat.Mode&unix.S_IFMT == unix.S_IFIFO
 }
 
 // mountTable checks the options of every mount, and that none of the host's is there.
