@@ -62,7 +62,7 @@ func (s *imageStore) tree(ctx context.Context, source string) (path, file string
 // base returns the image of the guests' root.
 func (s *imageStore) base(ctx context.Context, manifest wire.Manifest, mounts []sandbox.Mount) (string, error) {
 	plan := jail.Plan{Files: map[string]string{}}
-	for _, name := range []string{"proc", "sys", "dev", "run", "state", "tmp"} {
+	for _, name := range []string{"proc", "sys", "dev", "run", "state", "tmp", "var/tmp"} {
 		plan.Directories = append(plan.Directories, "/in/"+name)
 	}
 	digest := sha256.New()

@@ -81,3 +81,24 @@ func TestConformance(t *testing.T) { sandboxtest.Run(t, harness(t)) }
 func TestVictim(t *testing.T) { sandboxtest.Victim(t, harness(t)) }
 
 func BenchmarkDriver(b *testing.B) { sandboxtest.Bench(b, harness(b)) }
+
+// TestChooseAccelerator decides by booting, and leaves nothing of that.
+func TestChooseAccelerator(t *testing.T) {
+	options := needHost(t)
+	options.StateDir, options.Accelerator = t.TempDir(), ""
+	d, err := Open(options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = d.prepare(t.Context())
+	if err != nil || d.options.Accelerator != "kvm" && d.options.Accelerator != "tcg" {
+		t.Errorf("the accelerator is %q, %v", d.options.Accelerator, err)
+	}
+	t.Logf("the accelerator is %s", d.options.Accelerator)
+	if err := d.Close(); err != nil {
+		t.Error(err)
+	}
+	if left := leftovers(options.StateDir); len(left) > 0 {
+		t.Errorf("there are left: %q", left)
+	}
+}

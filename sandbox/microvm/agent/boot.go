@@ -141,10 +141,7 @@ func enterRoot() error {
 	if err != nil {
 		return err
 	}
-	if err := (mount{"/dev/" + state, "/state", "ext4", unix.MS_NOSUID | unix.MS_NODEV, ""}).do(); err != nil {
-		return err
-	}
-	return os.MkdirAll("/tmp", 0o1777)
+	return mount{"/dev/" + state, "/state", "ext4", unix.MS_NOSUID | unix.MS_NODEV, ""}.do()
 }
 
 // loadModules loads the kernel's modules in the order in which the host listed them.

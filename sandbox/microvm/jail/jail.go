@@ -97,10 +97,8 @@ func (p *Plan) enter() error {
 			return err
 		}
 	}
-	for _, path := range append([]string{"/dev/null", "/dev/urandom"}, p.Devices...) {
-		if err := p.bind(path, path, 0); err != nil {
-			return err
-		}
+	if err := p.makeDevices(); err != nil {
+		return err
 	}
 	if p.Writable != "" {
 		if err := p.bind(p.Writable, "/out", unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC); err != nil {
@@ -111,6 +109,28 @@ func (p *Plan) enter() error {
 		return err
 	}
 	return p.giveUp()
+}
+
+// makeDevices makes the devices anew: those of the host may be root's alone.
+func (p *Plan) makeDevices() error {
+	dev := filepath.Join(p.Root, "dev")
+	if err := os.MkdirAll(dev, 0o755); err != nil {
+		return err
+	}
+	if err := unix.Mount("dev", dev, "tmpfs", unix.MS_NOSUID|unix.MS_NOEXEC, "mode=0755,size=64k"); err != nil {
+		return fmt.Errorf("make devices: %w", err)
+	}
+	for _, path := range append([]string{"/dev/null", "/dev/urandom"}, p.Devices...) {
+		var stat unix.Stat_t
+		if err := unix.Stat(path, &stat); err != nil {
+			return &os.PathError{Op: "stat", Path: path, Err: err}
+		}
+		at := filepath.Join(p.Root, path)
+		if err := errors.Join(unix.Mknod(at, unix.S_IFCHR|0o666, int(stat.Rdev)), unix.Chmod(at, 0o666)); err != nil {
+			return fmt.Errorf("make %s: %w", path, err)
+		}
+	}
+	return unix.Mount("", dev, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NOEXEC, "")
 }
 
 // show makes a path of the host visible, read-only.
