@@ -29,13 +29,14 @@ const (
 	readyTmpMiB      = 512 // what most functions ask for
 )
 
-// What the Sentry needs beside the function's own. Its memory is measured when the sandbox is specialised, and this much more is for
-// what it grows by with the function's files, connections and threads.
+// What the Sentry needs beside the function's own. Its memory is measured when the sandbox is specialised, some 17 MiB, and growthMiB
+// more is for what it grows by with the function's files, connections and threads.
 const (
-	sentryMemoryMiB = 32
-	startMemoryMiB  = 256 // until it is measured
-	sentryThreads   = 512
-	threadsPerTask  = 3 // on the host, for each of the function's
+	mostSentryMiB  = 24 // the rest of what is measured is cached files, which give way
+	growthMiB      = 8
+	startMemoryMiB = 256 // until it is measured
+	sentryThreads  = 512
+	threadsPerTask = 3 // on the host, for each of the function's
 )
 
 // endTimeout bounds how long the kernel may take to end a sandbox. It takes milliseconds, unless a process waits for a disk.
@@ -229,11 +230,11 @@ func (s *Sandbox) meter(spec sandbox.Spec) error {
 	if err != nil {
 		return err
 	}
-	limit := int64(spec.MemoryMiB) << 20
+	limit, overhead := int64(spec.MemoryMiB)<<20, min(used.MemoryBytes, mostSentryMiB<<20)
 	s.mu.Lock()
-	s.overhead, s.limit, s.baseCPU = used.MemoryBytes, limit, used.CPU
+	s.overhead, s.limit, s.baseCPU = overhead, limit, used.CPU
 	s.mu.Unlock()
-	return errors.Join(s.limits(used.MemoryBytes+sentryMemoryMiB<<20+limit, spec.Processes, spec.VCPU), s.group.ResetPeak())
+	return errors.Join(s.limits(overhead+growthMiB<<20+limit, spec.Processes, spec.VCPU), s.group.ResetPeak())
 }
 
 // mount shows the code, and /tmp, on the host's side, and returns what the init is to be told of it.
