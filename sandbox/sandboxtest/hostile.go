@@ -128,6 +128,14 @@ func (s *suite) tryOne(t *testing.T, box sandbox.Sandbox, attempt hostile.Attemp
 	if attempt.Unread {
 		<-time.After(unread)
 	}
+	if attempt.Flood { // at its memory limit a process may do nothing but read its own code again: a function's timeout ends it
+		timeout := time.AfterFunc(patience/2, func() {
+			if err := box.Kill(context.Background()); err != nil {
+				t.Errorf("kill: %v", err)
+			}
+		})
+		defer timeout.Stop()
+	}
 	out := readTail(t, process.Output())
 	exit := await(t, process)
 	var breaches []string
