@@ -123,5 +123,7 @@ func (d *Driver) flags(log string, network bool) []string {
 		"--file-access=exclusive", "--file-access-mounts=exclusive",
 		"--net-raw=false", "--gofer-network-namespace=new", "--host-settings=ignore", "--cpu-num-from-quota=false",
 		"--net-disconnect-ok",
+		// A restored sandbox has user IDs of its own, which gVisor takes for another specification.
+		"--restore-spec-validation=ignore",
 	}
 }

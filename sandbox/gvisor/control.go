@@ -7,6 +7,7 @@ import (
 	"net"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -31,6 +32,7 @@ type control struct {
 	onExit  func(exit)
 	gone    chan struct{} // closed when the connection is at its end
 	answers chan []string
+	leave   atomic.Bool // the end of the connection is not that of the Sentry
 
 	mu sync.Mutex // one question at a time
 }

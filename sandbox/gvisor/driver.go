@@ -63,7 +63,7 @@ type Driver struct {
 	all      map[string]*Sandbox
 }
 
-// var _ sandbox.Snapshotter = (*Driver)(nil)
+var _ sandbox.Snapshotter = (*Driver)(nil)
 
 // Open makes a driver. It fails with a text for the operator when the host lacks something (see Check), or when another process
 // uses the state directory. Recover is to be called before the first Create.

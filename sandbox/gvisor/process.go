@@ -68,14 +68,23 @@ func (s *Sandbox) exited(e exit) {
 	}
 }
 
-// lost ends, for their waiters, all processes that ended with their Sentry.
+// lost notes the end of an init's connection.
 func (s *Sandbox) lost(of *control) {
 	s.mu.Lock()
-	if s.control != of { // it is no more, or saves the sandbox
+	if s.control != of {
 		s.mu.Unlock()
 		return
 	}
 	s.control = nil
+	s.mu.Unlock()
+	if !of.leave.Load() {
+		s.abandon()
+	}
+}
+
+// abandon ends, for their waiters, all processes that are gone without the init's having told of it.
+func (s *Sandbox) abandon() {
+	s.mu.Lock()
 	processes := s.processes
 	s.processes = map[int]*process{}
 	s.mu.Unlock()

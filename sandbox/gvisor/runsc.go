@@ -235,6 +235,7 @@ func (s *Sandbox) reset() error {
 	if c != nil {
 		c.close()
 	}
+	s.abandon()
 	if s.container == "" {
 		return nil
 	}

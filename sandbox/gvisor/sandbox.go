@@ -57,10 +57,12 @@ type Sandbox struct {
 	network  sandbox.Attachment // nil: none
 
 	// Set by the owner's calls, which come one at a time.
+	spec      sandbox.Spec // zero: not specialised
 	setting   setting
 	boots     int
-	container string // runsc's name for the Sentry
-	last      int    // process number
+	container string     // runsc's name for the Sentry
+	last      int        // process number
+	stale     []*os.File // outputs that nobody reads
 
 	launchMu sync.Mutex // of starting runsc, which end waits for
 
@@ -90,7 +92,7 @@ func (s *Sandbox) create(ctx context.Context) error {
 	if err := s.prepare(ctx); err != nil {
 		return err
 	}
-	tmp, err := s.giveTmp(readyTmpMiB)
+	tmp, err := s.giveTmp("t0", readyTmpMiB)
 	if err != nil {
 		return err
 	}
@@ -221,16 +223,21 @@ func (s *Sandbox) specialise(ctx context.Context, spec sandbox.Spec) error {
 	if err := s.tellLimits(c); err != nil {
 		return err
 	}
-	return s.meter(spec)
-}
-
-// meter sets the limits that the host enforces, and begins to measure.
-func (s *Sandbox) meter(spec sandbox.Spec) error {
 	used, err := s.group.Usage()
 	if err != nil {
 		return err
 	}
-	limit, overhead := int64(spec.MemoryMiB)<<20, min(used.MemoryBytes, mostSentryMiB<<20)
+	s.spec = spec
+	return s.meter(spec, min(used.MemoryBytes, mostSentryMiB<<20))
+}
+
+// meter sets the limits that the host enforces, beside so many bytes that are the Sentry's, and begins to measure.
+func (s *Sandbox) meter(spec sandbox.Spec, overhead int64) error {
+	used, err := s.group.Usage()
+	if err != nil {
+		return err
+	}
+	limit := int64(spec.MemoryMiB) << 20
 	s.mu.Lock()
 	s.overhead, s.limit, s.baseCPU = overhead, limit, used.CPU
 	s.mu.Unlock()
@@ -239,6 +246,23 @@ func (s *Sandbox) meter(spec sandbox.Spec) error {
 
 // mount shows the code, and /tmp, on the host's side, and returns what the init is to be told of it.
 func (s *Sandbox) mount(spec sandbox.Spec) (fresh []string, err error) {
+	if fresh, err = s.showCode(spec); err != nil {
+		return nil, err
+	}
+	if spec.EphemeralMiB != readyTmpMiB {
+		tmp, err := s.giveTmp("t1", spec.EphemeralMiB)
+		if err != nil {
+			return nil, err
+		}
+		s.setting.mounts = nil // a Sentry that begins later is to mount this /tmp only
+		fresh = append(fresh, tmp...)
+	}
+	s.setting.mounts = append(s.setting.mounts, fresh...)
+	return fresh, nil
+}
+
+// showCode shows the mounts of a specification in the exchange.
+func (s *Sandbox) showCode(spec sandbox.Spec) (fresh []string, err error) {
 	for i, mount := range spec.Mounts {
 		if !path.IsAbs(mount.Target) || path.Clean(mount.Target) == "/" || !filepath.IsAbs(mount.Source) {
 			return nil, fmt.Errorf("mount %q at %q: both must be absolute paths, and the root cannot be replaced", mount.Source, mount.Target)
@@ -255,15 +279,6 @@ func (s *Sandbox) mount(spec sandbox.Spec) (fresh []string, err error) {
 		s.noteMount(name)
 		fresh = append(fresh, name, path.Clean(mount.Target), initproc.ReadOnly)
 	}
-	if spec.EphemeralMiB != readyTmpMiB {
-		tmp, err := s.giveTmp(spec.EphemeralMiB)
-		if err != nil {
-			return nil, err
-		}
-		s.setting.mounts = nil // a Sentry that begins later is to mount this /tmp only
-		fresh = append(fresh, tmp...)
-	}
-	s.setting.mounts = append(s.setting.mounts, fresh...)
 	return fresh, nil
 }
 
@@ -274,8 +289,8 @@ func (s *Sandbox) noteMount(name string) {
 	s.mounted = append(s.mounted, name)
 }
 
-// giveTmp makes a new /tmp, and returns what the init is to be told to mount it.
-func (s *Sandbox) giveTmp(sizeMiB int) ([]string, error) {
+// giveTmp makes a new /tmp, with a name in the exchange, and returns what the init is to be told to mount it.
+func (s *Sandbox) giveTmp(name string, sizeMiB int) ([]string, error) {
 	tmp, err := ephemeral.Make(ephemeral.Options{Dir: s.driver.options.StateDir, SizeMiB: sizeMiB,
 		UID: s.firstID + identity.FunctionUID, GID: s.firstID + identity.FunctionGID})
 	if err != nil {
@@ -283,7 +298,6 @@ func (s *Sandbox) giveTmp(sizeMiB int) ([]string, error) {
 	}
 	defer tmp.HandedOver()
 	s.mu.Lock()
-	name := "t" + strconv.Itoa(len(s.disks))
 	s.disks = append(s.disks, tmp)
 	s.mounted = append(s.mounted, name)
 	s.mu.Unlock()
@@ -338,12 +352,21 @@ func (s *Sandbox) Kill(ctx context.Context) error {
 	if err := errors.Join(s.killAll(ctx), s.reset()); err != nil {
 		return fmt.Errorf("kill: %w", err)
 	}
+	s.closeStale()
 	for ; s.last > 0; s.last-- {
 		if err := s.files.remove(pipeName(s.last)); err != nil {
 			return fmt.Errorf("kill: %w", err)
 		}
 	}
 	return nil
+}
+
+// closeStale closes the outputs that nobody reads.
+func (s *Sandbox) closeStale() {
+	for _, output := range s.stale {
+		output.Close()
+	}
+	s.stale = nil
 }
 
 // isEnding tells whether Destroy has begun.

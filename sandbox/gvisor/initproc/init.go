@@ -92,7 +92,10 @@ func (p *initProcess) serve() (again bool, err error) {
 			return false, failed("hear the driver", err)
 		}
 		if parts[0] == Save {
-			return true, p.save(conn)
+			if err := p.save(conn); err != nil {
+				return false, err
+			}
+			return true, nil
 		}
 		if err := p.answer(parts); err != nil {
 			return false, err
@@ -263,6 +266,5 @@ func (p *initProcess) save(conn net.Conn) error {
 	if _, err := file.Read(make([]byte, 16)); err != nil {
 		return failed("wait for gVisor's checkpoint", err)
 	}
-	p.relay.resume()
-	return nil
+	return p.relay.resume()
 }

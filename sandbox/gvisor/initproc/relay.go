@@ -1,6 +1,7 @@
 package initproc
 
 import (
+	"errors"
 	"io"
 	"net"
 	"net/netip"
@@ -18,6 +19,7 @@ const maxConnections = 256
 
 // relay carries connections to the Runtime API's address inside to its socket on the host, byte by byte.
 type relay struct {
+	address  [4]byte
 	listener *net.TCPListener
 	turns    chan struct{}
 
@@ -36,7 +38,7 @@ func newRelay(address string) (*relay, error) {
 	if err := addAddress(at.Addr().As4()); err != nil {
 		return nil, err
 	}
-	r := &relay{turns: make(chan struct{}, maxConnections), open: map[net.Conn]bool{}}
+	r := &relay{address: at.Addr().As4(), turns: make(chan struct{}, maxConnections), open: map[net.Conn]bool{}}
 	r.idle = sync.NewCond(&r.mu)
 	if r.listener, err = net.ListenTCP("tcp4", net.TCPAddrFromAddrPort(at)); err != nil {
 		return nil, failed("listen for the Runtime API", err)
@@ -158,11 +160,15 @@ func (r *relay) pause() {
 	}
 }
 
-// resume carries connections again.
-func (r *relay) resume() {
+// resume carries connections again. A restored sandbox has the listener, and lacks the address.
+func (r *relay) resume() error {
+	if err := addAddress(r.address); err != nil && !errors.Is(err, syscall.EEXIST) {
+		return err
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.paused = false
+	return nil
 }
 
 // notifyChildren has the end of children sent to a channel.
