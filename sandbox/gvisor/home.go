@@ -136,7 +136,7 @@ func (h *home) attach(tree int, name string) error {
 func (h *home) unmount(name string) error {
 	return h.space.do(func() error {
 		err := unix.Unmount(path.Join(homePath, name), unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
-		if err != nil && err != unix.EINVAL && err != unix.ENOENT { //nolint:errorlint // a system call gives its number unwrapped
+		if err != nil && err != unix.EINVAL && err != unix.ENOENT {
 			return fmt.Errorf("unmount: %w", err)
 		}
 		return nil
@@ -230,7 +230,7 @@ func (f *files) pipe(name string, uid, gid int) (*os.File, error) {
 // remove deletes a file of the exchange.
 func (f *files) remove(name string) error {
 	err := unix.Unlinkat(int(f.exchange.Fd()), name, 0)
-	if err != nil && err != unix.ENOENT { //nolint:errorlint // a system call gives its number unwrapped
+	if err != nil && err != unix.ENOENT {
 		return fmt.Errorf("remove from the exchange: %w", err)
 	}
 	return nil

@@ -100,9 +100,31 @@ func newNetwork() (*os.File, error) {
 			made <- result{nil, fmt.Errorf("make a network namespace: %w", err)}
 			return
 		}
+		if err := raiseLoopback(); err != nil {
+			made <- result{nil, err}
+			return
+		}
 		file, err := os.Open("/proc/thread-self/ns/net")
 		made <- result{file, err}
 	}()
 	r := <-made
 	return r.file, r.err
+}
+
+// raiseLoopback brings lo up, which gives it its address. runsc takes over what is up.
+func raiseLoopback() error {
+	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("raise the loopback interface: %w", err)
+	}
+	defer unix.Close(socket)
+	request, err := unix.NewIfreq("lo")
+	if err == nil {
+		request.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
+		err = unix.IoctlIfreq(socket, unix.SIOCSIFFLAGS, request)
+	}
+	if err != nil {
+		return fmt.Errorf("raise the loopback interface: %w", err)
+	}
+	return nil
 }

@@ -32,6 +32,9 @@ const (
 func (s *Sandbox) boot(ctx context.Context, command ...string) (*control, error) {
 	ctx, cancel := context.WithTimeout(ctx, bootTimeout)
 	defer cancel()
+	if err := s.attach(ctx); err != nil {
+		return nil, err
+	}
 	if err := s.writeSpecification(); err != nil {
 		return nil, err
 	}
@@ -209,7 +212,7 @@ func (s *Sandbox) killAll(ctx context.Context) error {
 			return fmt.Errorf("kill: %w", err)
 		}
 		for _, pid := range pids {
-			if err := unix.Kill(pid, unix.SIGKILL); err != nil && err != unix.ESRCH { //nolint:errorlint // unwrapped
+			if err := unix.Kill(pid, unix.SIGKILL); err != nil && err != unix.ESRCH {
 				return fmt.Errorf("kill: %w", err)
 			}
 		}

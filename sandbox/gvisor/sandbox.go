@@ -53,8 +53,6 @@ type Sandbox struct {
 	group    *cgroup.Group
 	files    *files
 	listener *net.UnixListener
-	netns    *os.File           // nil: none
-	network  sandbox.Attachment // nil: none
 
 	// Set by the owner's calls, which come one at a time.
 	spec      sandbox.Spec // zero: not specialised
@@ -64,7 +62,9 @@ type Sandbox struct {
 	last      int        // process number
 	stale     []*os.File // outputs that nobody reads
 
-	launchMu sync.Mutex // of starting runsc, which end waits for
+	launchMu sync.Mutex         // of starting runsc, which end waits for, and of what follows
+	netns    *os.File           // nil: none
+	network  sandbox.Attachment // nil: none
 
 	mu        sync.Mutex
 	control   *control         // nil: no Sentry, or it is being saved
@@ -127,22 +127,43 @@ func (s *Sandbox) prepare(ctx context.Context) (err error) {
 	if s.files, err = s.driver.home.openFiles(s.name, int(s.firstID)); err != nil {
 		return err
 	}
-	if s.listener, err = s.files.listen(initproc.API, int(s.firstID)); err != nil {
-		return err
-	}
-	return s.attach(ctx)
+	s.listener, err = s.files.listen(initproc.API, int(s.firstID))
+	return err
 }
 
-// attach connects the sandbox to the driver's network. runsc takes what it finds in the namespace over.
-func (s *Sandbox) attach(ctx context.Context) (err error) {
+// attach connects the sandbox to the driver's network. runsc takes over what it finds in the namespace and leaves nothing for another
+// Sentry, so each has a namespace of its own.
+func (s *Sandbox) attach(ctx context.Context) error {
 	if s.driver.options.Network == nil {
 		return nil
 	}
+	s.launchMu.Lock()
+	defer s.launchMu.Unlock()
+	if s.isEnding() {
+		return os.ErrClosed
+	}
+	if err := s.detach(); err != nil {
+		return err
+	}
+	var err error
 	if s.netns, err = newNetwork(); err != nil {
 		return err
 	}
 	s.network, err = s.driver.options.Network.Attach(ctx, s.id, s.netns)
 	return err
+}
+
+// detach takes the connection to the network away.
+func (s *Sandbox) detach() error {
+	var all []error
+	if s.network != nil {
+		all = append(all, s.network.Detach())
+	}
+	if s.netns != nil {
+		all = append(all, s.netns.Close())
+	}
+	s.network, s.netns = nil, nil
+	return errors.Join(all...)
 }
 
 // limits sets the limits of the function's processes and the Sentry together.
@@ -442,12 +463,7 @@ func (s *Sandbox) end() {
 // release gives back what the sandbox has beside its processes.
 func (s *Sandbox) release(ctx context.Context) error {
 	var all []error
-	if s.network != nil {
-		all = append(all, s.network.Detach())
-	}
-	if s.netns != nil {
-		all = append(all, s.netns.Close())
-	}
+	all = append(all, s.detach())
 	if s.listener != nil {
 		s.listener.Close() // whoever serves it may have done so
 	}

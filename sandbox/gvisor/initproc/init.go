@@ -217,7 +217,7 @@ func (p *initProcess) reap() {
 		for {
 			var status syscall.WaitStatus
 			pid, err := syscall.Wait4(-1, &status, syscall.WNOHANG, nil)
-			if err == syscall.EINTR { //nolint:errorlint // a system call gives its number unwrapped
+			if err == syscall.EINTR {
 				continue
 			}
 			if err != nil || pid <= 0 {

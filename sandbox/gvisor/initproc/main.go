@@ -148,7 +148,7 @@ func confine(descriptors, processes int) error {
 	unix.Umask(0o022)
 	for capability := uintptr(0); capability <= 63; capability++ {
 		err := unix.Prctl(unix.PR_CAPBSET_DROP, capability, 0, 0, 0)
-		if err == unix.EINVAL { //nolint:errorlint // a system call gives its number unwrapped; beyond the last capability
+		if err == unix.EINVAL { // beyond the last capability
 			break
 		}
 		if err != nil {

@@ -51,7 +51,7 @@ func carryOutput(from *os.File, to int) {
 				return
 			}
 			written, err := unix.Write(to, rest)
-			if err != nil && err != unix.EINTR && err != unix.EAGAIN { //nolint:errorlint // a system call gives its number unwrapped
+			if err != nil && err != unix.EINTR && err != unix.EAGAIN {
 				return
 			}
 			rest = rest[max(0, written):]
@@ -64,7 +64,7 @@ func awaitRoom(fd int) bool {
 	for {
 		events := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
 		_, err := unix.Poll(events, -1)
-		if err == unix.EINTR { //nolint:errorlint // a system call gives its number unwrapped
+		if err == unix.EINTR {
 			continue
 		}
 		return err == nil && events[0].Revents&unix.POLLOUT != 0 && events[0].Revents&(unix.POLLERR|unix.POLLHUP) == 0

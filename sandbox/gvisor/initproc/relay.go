@@ -47,9 +47,12 @@ func newRelay(address string) (*relay, error) {
 	return r, nil
 }
 
-// addAddress adds an address to the loopback interface, which is the first.
+// addAddress adds an address to the loopback interface.
 func addAddress(address [4]byte) error {
-	const headers = unix.SizeofNlMsghdr + unix.SizeofIfAddrmsg
+	loopback, err := net.InterfaceByName("lo")
+	if err != nil {
+		return failed("find the loopback interface", err)
+	}
 	var request struct {
 		header    unix.NlMsghdr
 		message   unix.IfAddrmsg
@@ -58,7 +61,7 @@ func addAddress(address [4]byte) error {
 	}
 	request.header = unix.NlMsghdr{Len: uint32(unsafe.Sizeof(request)), Type: unix.RTM_NEWADDR,
 		Flags: unix.NLM_F_REQUEST | unix.NLM_F_ACK | unix.NLM_F_CREATE}
-	request.message = unix.IfAddrmsg{Family: unix.AF_INET, Prefixlen: 32, Index: 1}
+	request.message = unix.IfAddrmsg{Family: unix.AF_INET, Prefixlen: 32, Index: uint32(loopback.Index)}
 	request.attribute = unix.RtAttr{Len: unix.SizeofRtAttr + 4, Type: unix.IFA_LOCAL}
 	request.address = address
 	socket, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)

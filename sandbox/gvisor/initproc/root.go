@@ -148,7 +148,7 @@ func mountLate(triples []string) error {
 		flags := uintptr(plain)
 		if triples[2] != Writable {
 			flags |= unix.MS_RDONLY
-		} else if err := unix.Unmount(target, unix.MNT_DETACH); err != nil && err != unix.EINVAL { //nolint:errorlint // unwrapped
+		} else if err := unix.Unmount(target, unix.MNT_DETACH); err != nil && err != unix.EINVAL {
 			return failed("unmount "+target, err)
 		}
 		if err := bind(inExchange(triples[0]), target, flags); err != nil {
