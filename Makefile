@@ -15,14 +15,22 @@ run: setup-run binaries ## start a region, deploy an example and invoke it
 
 build: setup-build binaries ## build bin/lambent
 
-# The program that is a sandbox's first process is embedded in the binary, so it is built first.
-.PHONY: init binaries
+# The programs that are a sandbox's first process are embedded in the binary, so they are built first.
+.PHONY: init binaries runsc
 init:
 	$(STATIC) $(GO) build -trimpath -ldflags '-s -w' -o sandbox/native/initbin/lambent-init-linux-$(ARCH) ./cmd/lambent-init
+	$(STATIC) $(GO) build -trimpath -ldflags '-s -w' -o sandbox/gvisor/initbin/lambent-gvisor-init-linux-$(ARCH) ./cmd/lambent-gvisor-init
 binaries: init
 	$(STATIC) $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/lambent ./cmd/lambent
 
-test: setup-test binaries ## run every test, with the race detector
+runsc: setup-build bin/runsc ## build bin/runsc, gVisor's program (a minute or two)
+
+# A runsc that is built with cgo fails when it starts a sandbox.
+bin/runsc: tools/gvisor/go.mod tools/gvisor/go.sum | setup-build
+	cd tools/gvisor && $(STATIC) ../../scripts/env go build -trimpath -ldflags '-s -w' -o $(CURDIR)/bin/runsc gvisor.dev/gvisor/runsc
+	@touch $@
+
+test: setup-test binaries bin/runsc ## run every test, with the race detector
 	LAMBENT_BINARY=$(CURDIR)/bin/lambent $(GO) test -race -timeout 15m ./...
 
 check: setup-check binaries bin/.tools/stamp ## vet, lint, known vulnerabilities, formatting, generated code
@@ -48,4 +56,4 @@ setup-%:
 	@scripts/setup $*
 
 clean: ## remove what was built and fetched
-	rm -rf bin sandbox/native/initbin/lambent-init-*
+	rm -rf bin sandbox/native/initbin/lambent-init-* sandbox/gvisor/initbin/lambent-gvisor-init-*

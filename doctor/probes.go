@@ -31,7 +31,7 @@ func probes() []probe {
 		{nameMicroVM, []Use{MicroVM}, "see what it says", probeMicroVM},
 		{"firecracker and jailer", []Use{MicroVM}, "nothing, as long as QEMU is used; else put both, of one release, beside lambent", probeFirecracker},
 		{"vsock", []Use{MicroVM}, "load the modules vsock and vhost_vsock; without them a serial line is used", probeVsock},
-		{nameRunsc, []Use{GVisor}, "build it in Lambent's source tree, or put a release of gVisor's runsc beside lambent", probeRunsc},
+		{nameRunsc, []Use{GVisor}, "build it with `make runsc` in Lambent's source tree, or put a release of gVisor's runsc beside lambent", probeRunsc},
 		{nameSubordinate, []Use{Rootless}, "", probeSubordinate},
 		{nameDelegation, []Use{Rootless}, "systemctl edit user@.service, with Delegate=memory cpu pids io", probeDelegation},
 		{"swap", all, "swapoff -a: functions' memory limits count no swap, and a host that swaps is slow for all", probeSwap},

@@ -77,7 +77,7 @@ func FindRunsc(named string) (string, error) {
 	if named != "" {
 		return "", fmt.Errorf("there is no program %s", named)
 	}
-	return "", errors.New("gVisor's runsc is neither beside lambent nor in the PATH: build it with `make build`")
+	return "", errors.New("gVisor's runsc is neither beside lambent nor in the PATH: build it with `make runsc`")
 }
 
 // platforms are the ways in which the Sentry can catch system calls.

@@ -1,7 +1,9 @@
 package gvisor
 
 import (
+	"bytes"
 	"context"
+	"debug/elf"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -135,7 +137,8 @@ func (d *Driver) open() (err error) {
 	return err
 }
 
-// initProgram returns the init's executable: the embedded one, or that of this process, which must be static.
+// initProgram returns the init's executable: the embedded one, or that of this process, which must call MaybeInit, and be able to run
+// in a root that has no libraries.
 func initProgram(embedded []byte) ([]byte, error) {
 	if embedded != nil {
 		return embedded, nil
@@ -143,6 +146,16 @@ func initProgram(embedded []byte) ([]byte, error) {
 	program, err := os.ReadFile("/proc/self/exe")
 	if err != nil {
 		return nil, fmt.Errorf("read the init: %w", err)
+	}
+	image, err := elf.NewFile(bytes.NewReader(program))
+	if err != nil {
+		return nil, fmt.Errorf("read the init: %w", err)
+	}
+	for _, segment := range image.Progs {
+		if segment.Type == elf.PT_INTERP {
+			return nil, errors.New("this executable carries no init for gVisor sandboxes and is not static, so that it cannot be one " +
+				"itself: build it with `make build`, or with CGO_ENABLED=0")
+		}
 	}
 	return program, nil
 }
