@@ -356,11 +356,11 @@ func (s *Sandbox) Destroy(ctx context.Context) error {
 func (s *Sandbox) end() {
 	defer close(s.ending)
 	s.endErr = s.endProcesses()
+	if s.listener != nil {
+		s.listener.Close() // the last that holds the network namespace, with which the link goes
+	}
 	if s.network != nil {
 		s.endErr = errors.Join(s.endErr, s.network.Detach())
-	}
-	if s.listener != nil {
-		s.listener.Close()
 	}
 	s.mu.Lock()
 	tmp := s.tmp
