@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strconv"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -75,7 +74,11 @@ type Driver struct {
 // process uses the state directory. Recover is to be called before the first Create.
 func Open(options Options) (*Driver, error) {
 	missing := Check()
-	if !options.TmpInMemory {
+	switch {
+	case options.TmpInMemory:
+	case identity.Restricted():
+		missing = append(missing, "loop devices need root of the host: keep /tmp in memory")
+	default:
 		missing = append(missing, ephemeral.Check()...)
 	}
 	if len(missing) > 0 {
@@ -133,7 +136,7 @@ func (d *Driver) open() (err error) {
 	if d.executable, err = initExecutable(initbin.Binary()); err != nil {
 		return err
 	}
-	if d.ids, err = identity.Open(d.options.IdentityDir); err != nil {
+	if d.ids, err = identity.OpenMapped(d.options.IdentityDir); err != nil {
 		return err
 	}
 	if err := d.noteBlock(); err != nil {
@@ -164,9 +167,9 @@ func disksOf(options Options) []cgroup.Disk {
 	return disks
 }
 
-// noteBlock writes the first user ID of the driver's block to the state directory, for people who wonder whose a process is.
+// noteBlock writes the first user ID of the driver's block and their number to the state directory, for people who wonder whose a process is.
 func (d *Driver) noteBlock() error {
-	text := strconv.FormatUint(uint64(d.ids.First()), 10) + "\n"
+	text := fmt.Sprintf("%d %d\n", d.ids.First(), d.ids.IDs())
 	if err := os.WriteFile(filepath.Join(d.options.StateDir, "block"), []byte(text), 0o600); err != nil {
 		return fmt.Errorf("note the user IDs: %w", err)
 	}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"lambent/sandbox"
+	"lambent/sandbox/identity"
 )
 
 // mounts is a mount namespace of the driver's own, which one locked thread lives in. The template of every sandbox's root
@@ -137,12 +138,7 @@ func (m *mounts) buildDevices(directory string) error {
 		return fmt.Errorf("mount /dev: %w", err)
 	}
 	for name, minor := range deviceNodes {
-		node := filepath.Join(directory, name)
-		err := unix.Mknod(node, unix.S_IFCHR|0o666, int(unix.Mkdev(1, minor)))
-		if err == nil {
-			err = unix.Chmod(node, 0o666)
-		}
-		if err != nil {
+		if err := makeDevice(filepath.Join(directory, name), name, minor); err != nil {
 			return fmt.Errorf("make /dev/%s: %w", name, err)
 		}
 	}
@@ -155,6 +151,39 @@ func (m *mounts) buildDevices(directory string) error {
 		return fmt.Errorf("make /dev/shm: %w", err)
 	}
 	return unix.Mount("", directory, "", flags|unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, "")
+}
+
+// makeDevice makes a device, or shows the host's in its place where devices may not be made, not even harmless ones: in a user
+// namespace.
+func makeDevice(node, name string, minor uint32) error {
+	err := unix.Mknod(node, unix.S_IFCHR|0o666, int(unix.Mkdev(1, minor)))
+	if err == nil {
+		return unix.Chmod(node, 0o666)
+	}
+	if !errors.Is(err, unix.EPERM) {
+		return err
+	}
+	source := "/dev/" + name
+	var stat unix.Stat_t
+	if err := unix.Stat(source, &stat); err != nil {
+		return err
+	}
+	if stat.Mode&unix.S_IFMT != unix.S_IFCHR || stat.Rdev != unix.Mkdev(1, minor) {
+		return fmt.Errorf("the host's %s is another device", source)
+	}
+	if err := os.WriteFile(node, nil, 0o600); err != nil {
+		return err
+	}
+	tree, err := unix.OpenTree(unix.AT_FDCWD, source, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(tree)
+	attributes := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC, Propagation: unix.MS_PRIVATE}
+	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, &attributes); err != nil {
+		return err
+	}
+	return unix.MoveMount(tree, "", unix.AT_FDCWD, node, unix.MOVE_MOUNT_F_EMPTY_PATH)
 }
 
 // bindBase shows one of the host's trees in the template.
@@ -254,6 +283,9 @@ func (m *mounts) trees(list []sandbox.Mount) (trees []int, targets []string, err
 // what may be mounted below.
 func readOnlyTree(source string) (int, error) {
 	tree, err := unix.OpenTree(unix.AT_FDCWD, source, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if errors.Is(err, unix.EINVAL) && identity.Restricted() {
+		return -1, fmt.Errorf("open %s: something is mounted below it, which only root may leave out: %w", source, err)
+	}
 	if err != nil {
 		return -1, fmt.Errorf("open %s: %w", source, err)
 	}

@@ -199,7 +199,8 @@ func (s *Sandbox) startSpare(cmd sandbox.Command) (*process, error) {
 	}
 	defer writer.Close()
 	// The function opens /dev/stdout and the like anew, so the pipe must be its own.
-	if err := writer.Chown(int(s.firstID)+identity.FunctionUID, int(s.firstID)+identity.FunctionGID); err != nil {
+	uid, gid := s.driver.ids.Function(s.firstID)
+	if err := writer.Chown(int(uid), int(gid)); err != nil {
 		reader.Close()
 		return nil, err
 	}

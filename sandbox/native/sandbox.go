@@ -16,7 +16,6 @@ import (
 	"lambent/sandbox"
 	"lambent/sandbox/cgroup"
 	"lambent/sandbox/ephemeral"
-	"lambent/sandbox/identity"
 	"lambent/sandbox/native/wire"
 )
 
@@ -258,8 +257,9 @@ func (s *Sandbox) mount(spec sandbox.Spec) error {
 
 // giveTmp mounts a new /tmp, in the place of the one there is if replace is set.
 func (s *Sandbox) giveTmp(sizeMiB int, replace bool) error {
+	uid, gid := s.driver.ids.Function(s.firstID)
 	tmp, err := ephemeral.Make(ephemeral.Options{Dir: s.driver.options.StateDir, InMemory: s.driver.options.TmpInMemory,
-		SizeMiB: sizeMiB, UID: s.firstID + identity.FunctionUID, GID: s.firstID + identity.FunctionGID})
+		SizeMiB: sizeMiB, UID: uid, GID: gid})
 	if err != nil {
 		return err
 	}

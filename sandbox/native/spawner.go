@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -52,10 +53,9 @@ func startSpawner(executable *os.File) (*spawner, error) {
 	return &spawner{process: process, control: newControl(conn, func(exit) {})}, nil
 }
 
-// spawn starts an init with a range of IDs and its end of a control socket, in a cgroup of the unified tree if there is one.
-func (s *spawner) spawn(firstID uint32, inside, cgroup *os.File) (*initHandle, error) {
-	answer, err := s.control.ask(descriptors([]*os.File{inside, cgroup}), wire.Spawn,
-		strconv.FormatUint(uint64(firstID), 10), strconv.Itoa(identity.RangeIDs))
+// spawn starts an init with its IDs and its end of a control socket, in a cgroup of the unified tree if there is one.
+func (s *spawner) spawn(users, groups []identity.Mapping, inside, cgroup *os.File) (*initHandle, error) {
+	answer, err := s.control.ask(descriptors([]*os.File{inside, cgroup}), wire.Spawn, mappingText(users), mappingText(groups))
 	if err != nil {
 		return nil, fmt.Errorf("start the init: %w", err)
 	}
@@ -73,6 +73,15 @@ func (s *spawner) spawn(firstID uint32, inside, cgroup *os.File) (*initHandle, e
 		return nil, fmt.Errorf("start the init: %w", err)
 	}
 	return &initHandle{pid: pid, file: os.NewFile(uintptr(answer.files[0]), "pidfd")}, nil
+}
+
+// mappingText writes a map as wire.Spawn has it.
+func mappingText(all []identity.Mapping) string {
+	var text strings.Builder
+	for _, m := range all {
+		fmt.Fprintf(&text, "%d %d %d\n", m.Inside, m.Outside, m.Count)
+	}
+	return text.String()
 }
 
 // close ends the spawner.
@@ -124,7 +133,8 @@ func (d *Driver) spawnInit(firstID uint32, inside, cgroup *os.File) (*initHandle
 	if err != nil {
 		return nil, err
 	}
-	return s.spawn(firstID, inside, cgroup)
+	users, groups := d.ids.Mappings(firstID)
+	return s.spawn(users, groups, inside, cgroup)
 }
 
 // livingSpawner returns the spawner.

@@ -2,6 +2,7 @@ package initproc
 
 import (
 	"strconv"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -28,10 +29,10 @@ func runSpawner(conn *wire.Conn) int {
 }
 
 // spawnInit starts an init, as root of a new user namespace, in the cgroup that is given.
-func spawnInit(inits *family, firstText, countText string, socket int, cgroup []int) (pid, pidfd int, err error) {
-	first, okFirst := decimal(firstText, 1<<31-1)
-	count, okCount := decimal(countText, 1<<16)
-	if !okFirst || !okCount || first == 0 || count == 0 {
+func spawnInit(inits *family, userText, groupText string, socket int, cgroup []int) (pid, pidfd int, err error) {
+	users, okUsers := parseMappings(userText)
+	groups, okGroups := parseMappings(groupText)
+	if !okUsers || !okGroups {
 		return 0, 0, failed("read the user IDs", syscall.EINVAL)
 	}
 	null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
@@ -39,12 +40,11 @@ func spawnInit(inits *family, firstText, countText string, socket int, cgroup []
 		return 0, 0, failed("open /dev/null", err)
 	}
 	defer unix.Close(null)
-	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: first, Size: count}}
 	attributes := &syscall.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWIPC |
 			unix.CLONE_NEWUTS,
-		UidMappings:                ids,
-		GidMappings:                ids,
+		UidMappings:                users,
+		GidMappings:                groups,
 		GidMappingsEnableSetgroups: true,
 		Credential:                 &syscall.Credential{Uid: 0, Gid: 0},
 		Setsid:                     true,
@@ -63,4 +63,22 @@ func spawnInit(inits *family, firstText, countText string, socket int, cgroup []
 		return pid, failed("start an init", err)
 	})
 	return pid, pidfd, err
+}
+
+// parseMappings reads lines "inside outside count". None shows root of the outside.
+func parseMappings(text string) (all []syscall.SysProcIDMap, ok bool) {
+	for text != "" {
+		var line string
+		line, text, _ = strings.Cut(text, "\n")
+		insideText, rest, _ := strings.Cut(line, " ")
+		outsideText, countText, _ := strings.Cut(rest, " ")
+		inside, okInside := decimal(insideText, 1<<31-1)
+		outside, okOutside := decimal(outsideText, 1<<31-1)
+		count, okCount := decimal(countText, 1<<16)
+		if !okInside || !okOutside || !okCount || outside == 0 || count == 0 {
+			return nil, false
+		}
+		all = append(all, syscall.SysProcIDMap{ContainerID: inside, HostID: outside, Size: count})
+	}
+	return all, len(all) > 0
 }

@@ -10,7 +10,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"lambent/sandbox/cgroup"
-	"lambent/sandbox/identity"
 	"lambent/sandbox/sandboxtest"
 )
 
@@ -50,12 +49,12 @@ func inits(stateDir string) []string {
 	if err != nil {
 		return nil
 	}
-	var first uint32
-	fmt.Sscan(string(block), &first)
+	var first, ids uint32
+	fmt.Sscan(string(block), &first, &ids)
 	processes, _ := filepath.Glob("/proc/[0-9]*")
 	for _, path := range processes {
 		var stat unix.Stat_t
-		if unix.Stat(path, &stat) == nil && stat.Uid >= first && stat.Uid < first+identity.BlockIDs && !ended(path) {
+		if unix.Stat(path, &stat) == nil && stat.Uid >= first && stat.Uid < first+ids && !ended(path) {
 			left = append(left, "process "+path)
 		}
 	}

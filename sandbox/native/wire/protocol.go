@@ -43,8 +43,8 @@ const (
 // The message to the spawner, on its descriptor ControlFD. It is answered as an init answers, and Exit comes at any time.
 const (
 	// Spawn starts an init in new namespaces: the files are the init's control socket and, where there is a unified tree, the
-	// cgroup to begin in; the parts are the first of its IDs on the host, and how many it has. OK carries the init's process
-	// ID on the host, and a pidfd.
+	// cgroup to begin in; the parts are the maps of its users and of its groups, in lines "inside outside count". OK carries
+	// the init's process ID on the host, and a pidfd.
 	Spawn = "spawn"
 )
 

@@ -188,7 +188,8 @@ func mountTable([]string) (breaches []string) {
 		if !slices.Contains(options, "nosuid") {
 			breaches = append(breaches, point+" allows set-user-ID programs")
 		}
-		if point != "/dev" && !strings.HasPrefix(point, "/proc/") && !slices.Contains(options, "nodev") {
+		device := point == "/dev" || filepath.Dir(point) == "/dev" && slices.Contains(harmlessDevices(), filepath.Base(point))
+		if !device && !strings.HasPrefix(point, "/proc/") && !slices.Contains(options, "nodev") {
 			breaches = append(breaches, point+" allows devices")
 		}
 		if fields[2] == "sysfs" || fields[2] == "cgroup" || fields[2] == "cgroup2" || fields[2] == "debugfs" {
@@ -240,7 +241,7 @@ func writesOutside([]string) (breaches []string) {
 
 // deviceNodes opens what it finds in /dev, and makes nodes of its own.
 func deviceNodes([]string) (breaches []string) {
-	harmless := []string{"null", "zero", "full", "random", "urandom", "tty", "fd", "stdin", "stdout", "stderr", "shm"}
+	harmless := append(harmlessDevices(), "tty", "fd", "stdin", "stdout", "stderr", "shm")
 	entries, _ := os.ReadDir("/dev")
 	for _, entry := range entries {
 		if !slices.Contains(harmless, entry.Name()) {
@@ -257,7 +258,7 @@ func deviceNodes([]string) (breaches []string) {
 			}
 		}
 	}
-	for _, name := range []string{"null", "zero", "full", "random", "urandom"} {
+	for _, name := range harmlessDevices() {
 		file, err := os.OpenFile("/dev/"+name, os.O_RDWR, 0)
 		if err != nil {
 			breaches = append(breaches, "lacks /dev/"+name+": "+err.Error())
@@ -267,6 +268,9 @@ func deviceNodes([]string) (breaches []string) {
 	}
 	return breaches
 }
+
+// harmlessDevices may be opened.
+func harmlessDevices() []string { return []string{"null", "zero", "full", "random", "urandom"} }
 
 // setuidBinary runs set-user-ID and set-group-ID copies of this program, which exit with 7 when they have become another.
 func setuidBinary(paths []string) (breaches []string) {
