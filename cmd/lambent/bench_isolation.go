@@ -10,12 +10,11 @@ import (
 	"path/filepath"
 	"time"
 
+	"lambent"
 	"lambent/bench/isolation"
 	"lambent/network"
 	"lambent/runtimes"
 	"lambent/sandbox"
-	"lambent/sandbox/microvm"
-	"lambent/sandbox/native"
 )
 
 // BenchCommands are the measurements. Without a name it is that of a region.
@@ -129,26 +128,24 @@ func benchCandidates(only []string) (dir string, chosen []isolation.Candidate, e
 
 // isolationCandidates lists all drivers, with what this host lacks for them.
 func isolationCandidates(registry *runtimes.Registry, logger *slog.Logger) []isolation.Candidate {
-	return []isolation.Candidate{
-		{
-			Name: "native", Network: true, Missing: native.Check(),
-			Flexibility: "any program; the system calls that functions need",
+	flexibility := map[lambent.Isolation]string{
+		lambent.IsolationNative:  "any program; the system calls that functions need",
+		lambent.IsolationGVisor:  "any program, on a kernel that knows most of Linux",
+		lambent.IsolationMicroVM: "any program, on a kernel of its own",
+	}
+	var all []isolation.Candidate
+	for _, i := range lambent.Isolations() {
+		kind := driverKindOf(i)
+		all = append(all, isolation.Candidate{
+			Name: string(i), Network: true, Few: i != lambent.IsolationNative, Missing: kind.missing(), Flexibility: flexibility[i],
 			Open: func(ctx context.Context, dir string) (sandbox.Driver, error) {
 				return openNetworked(ctx, dir, logger, func(connected sandbox.Network) (sandbox.Driver, error) {
-					return native.Open(native.Options{StateDir: filepath.Join(dir, "driver"), Base: registry.Base(), Network: connected, Logger: logger})
+					return kind.open(driverOptions{stateDir: filepath.Join(dir, "driver"), base: registry.Base(), network: connected, logger: logger})
 				})
 			},
-		},
-		{Name: "gvisor", Few: true, Missing: []string{"this build has no driver for it"},
-			Flexibility: "any program, on a kernel that knows most of Linux"},
-		{
-			Name: "microvm", Few: true, Missing: microvm.Check(microvm.Options{Logger: logger}),
-			Flexibility: "any program, on a kernel of its own",
-			Open: func(_ context.Context, dir string) (sandbox.Driver, error) {
-				return microvm.Open(microvm.Options{StateDir: dir, Base: registry.Base(), Logger: logger})
-			},
-		},
+		})
 	}
+	return all
 }
 
 // networked is a driver with the network that its sandboxes are connected to.

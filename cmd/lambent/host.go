@@ -25,7 +25,6 @@ import (
 	"lambent/runtimes"
 	"lambent/sandbox"
 	"lambent/sandbox/identity"
-	"lambent/sandbox/native"
 	"lambent/sandbox/remote"
 )
 
@@ -37,7 +36,7 @@ type host struct {
 	logger   *slog.Logger
 	network  *network.Network // nil: no egress
 	runtimes *runtimes.Registry
-	drivers  map[string]sandbox.Driver // by zone and isolation, see driverName
+	drivers  map[string]sandbox.Driver // by isolation; the workers of all zones share them
 	offered  []lambent.Isolation       // that there are drivers for, the weakest first
 }
 
@@ -51,11 +50,6 @@ type hostOptions struct {
 	// isolation is the one that there has to be a driver for. The others are offered where the host can.
 	isolation lambent.Isolation
 	logger    *slog.Logger
-}
-
-// driverName is what the service calls the driver of a zone for an isolation.
-func driverName(zone string, isolation lambent.Isolation) string {
-	return zone + "/" + string(isolation)
 }
 
 // ownNamespace is the environment variable that says that this process has a mount namespace of its own.
@@ -78,7 +72,7 @@ func enterNamespace() error {
 	return fmt.Errorf("start in a mount namespace: %w", syscall.Exec(executable, os.Args, append(os.Environ(), ownNamespace+"=own")))
 }
 
-// openHost opens the network, finds the runtimes and opens a driver for each zone. What an earlier start left is removed.
+// openHost opens the network, finds the runtimes and opens the drivers. What an earlier start left is removed.
 func openHost(ctx context.Context, o hostOptions) (_ *host, err error) {
 	h := &host{data: o.data, logger: o.logger, drivers: map[string]sandbox.Driver{}}
 	defer func() {
@@ -95,7 +89,7 @@ func openHost(ctx context.Context, o hostOptions) (_ *host, err error) {
 		return nil, fmt.Errorf("find the runtimes: %w", err)
 	}
 	for _, isolation := range lambent.Isolations() {
-		if err := h.openDrivers(ctx, o, isolation); err != nil {
+		if err := h.openDriver(ctx, o, isolation); err != nil {
 			return nil, err
 		}
 	}
@@ -122,39 +116,29 @@ func (h *host) openNetwork(ctx context.Context, o hostOptions) (resolver netip.A
 	return h.network.Resolver(), nil
 }
 
-// openDrivers opens the drivers of all zones for an isolation, and recovers what an earlier start left. Where the host lacks what an
-// isolation needs, that is not offered, and an error only when it is the one that functions run under.
-func (h *host) openDrivers(ctx context.Context, o hostOptions, isolation lambent.Isolation) error {
-	var open func(stateDir string) (sandbox.Driver, error)
-	var missing []string
-	switch isolation {
-	case lambent.IsolationNative:
-		open = func(stateDir string) (sandbox.Driver, error) {
-			options := native.Options{StateDir: stateDir, Base: h.runtimes.Base(), Logger: o.logger}
-			if h.network != nil {
-				options.Network = h.network
-			}
-			return native.Open(options)
-		}
-	default:
-		missing = []string{"this build has no driver for it"}
-	}
-	if len(missing) > 0 {
+// openDriver opens the driver for an isolation, and recovers what an earlier start left. Where the host lacks what an isolation needs,
+// that is not offered, and an error only when it is the one that functions run under.
+func (h *host) openDriver(ctx context.Context, o hostOptions, isolation lambent.Isolation) error {
+	kind := driverKindOf(isolation)
+	if missing := kind.missing(); len(missing) > 0 {
 		if isolation == o.isolation {
-			return fmt.Errorf("this host cannot run functions under --isolation %s: %s", isolation, strings.Join(missing, "; "))
+			return fmt.Errorf("this host cannot run functions under --isolation %s: %s (\"lambent doctor\" looks at all that is needed)",
+				isolation, strings.Join(missing, "; "))
 		}
 		h.logger.Info("an isolation is not offered", "isolation", string(isolation), "missing", strings.Join(missing, "; "))
 		return nil
 	}
-	for _, zone := range region.Zones() {
-		driver, err := open(filepath.Join(o.data, "sandboxes-"+zone, string(isolation)))
-		if err != nil {
-			return err
-		}
-		h.drivers[driverName(zone, isolation)] = driver
-		if err := driver.Recover(ctx); err != nil {
-			return fmt.Errorf("clean up after an earlier start: %w", err)
-		}
+	made := driverOptions{stateDir: filepath.Join(o.data, "sandboxes", string(isolation)), base: h.runtimes.Base(), logger: o.logger}
+	if h.network != nil {
+		made.network = h.network
+	}
+	driver, err := kind.open(made)
+	if err != nil {
+		return err
+	}
+	h.drivers[string(isolation)] = driver
+	if err := driver.Recover(ctx); err != nil {
+		return fmt.Errorf("clean up after an earlier start: %w", err)
 	}
 	h.offered = append(h.offered, isolation)
 	return nil

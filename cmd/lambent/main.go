@@ -17,6 +17,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"lambent/doctor"
+	"lambent/sandbox/gvisor"
 	"lambent/sandbox/native"
 )
 
@@ -52,6 +53,7 @@ type Process struct {
 
 func main() {
 	native.MaybeInit()  // does not return in a process that is to be a sandbox's init
+	gvisor.MaybeInit()  // the same for gVisor's
 	doctor.MaybeChild() // nor here, in one that is to try something for "lambent doctor"
 	os.Exit(run(context.Background(), os.Args[1:], &Process{In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Getenv: os.Getenv}))
 }

@@ -77,10 +77,10 @@ func (c *ServiceCmd) Run(ctx context.Context, proc *Process) error {
 		Dir: serviceData, Account: config.Endpoint.Account, Region: config.Endpoint.Region, AccountConcurrency: config.Concurrency,
 		AccessKeyID: config.Endpoint.AccessKeyID, SecretAccessKey: config.Endpoint.SecretAccessKey, Logger: logger,
 		Runtimes: config.Runtimes, Isolation: config.Isolation, LeastIsolation: config.Least, SharedHosts: config.Shared,
-		Drivers: func(zone string) map[lambent.Isolation]sandbox.Driver {
+		Drivers: func() map[lambent.Isolation]sandbox.Driver {
 			drivers := map[lambent.Isolation]sandbox.Driver{}
 			for _, isolation := range config.Offered {
-				drivers[isolation] = client.Driver(driverName(zone, isolation))
+				drivers[isolation] = client.Driver(string(isolation))
 			}
 			return drivers
 		},

@@ -17,6 +17,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/lambda"
 	"github.com/aws/aws-sdk-go-v2/service/lambda/types"
 
+	"lambent"
 	"lambent/sandbox/cgroup"
 )
 
@@ -223,8 +224,8 @@ func interpreters(t *testing.T, s *server) (python, node string) {
 func cgroupsOf(t *testing.T, data string) []string {
 	t.Helper()
 	names := map[string]bool{}
-	for _, zone := range []string{"a", "b", "c"} {
-		names[cgroup.Name(filepath.Join(data, "sandboxes-"+zone, "native"))] = true
+	for _, isolation := range lambent.Isolations() {
+		names[cgroup.Name(filepath.Join(data, "sandboxes", string(isolation)))] = true
 	}
 	var found []string
 	err := filepath.WalkDir("/sys/fs/cgroup", func(path string, d os.DirEntry, err error) error {

@@ -45,10 +45,10 @@ type Options struct {
 	AccessKeyID        string
 	SecretAccessKey    string
 	Runtimes           *runtimes.Registry
-	Drivers            func(zone string) map[lambent.Isolation]sandbox.Driver // recovered; closed by the region
-	Isolation          lambent.Isolation                                      // of functions that ask for none
-	LeastIsolation     lambent.Isolation                                      // that functions may ask for
-	SharedHosts        []lambent.Isolation                                    // under which accounts share hosts
+	Drivers            func() map[lambent.Isolation]sandbox.Driver // of one worker; recovered; closed by the region
+	Isolation          lambent.Isolation                           // of functions that ask for none
+	LeastIsolation     lambent.Isolation                           // that functions may ask for
+	SharedHosts        []lambent.Isolation                         // under which accounts share hosts
 	Logger             *slog.Logger
 }
 
@@ -145,7 +145,7 @@ func (r *Region) openWorkers(ctx context.Context) error {
 
 func (r *Region) openWorker(_ context.Context, zone string, memoryMiB int) (*worker.Worker, error) {
 	home := filepath.Join(r.options.Dir, "worker-"+zone)
-	drivers := r.options.Drivers(zone)
+	drivers := r.options.Drivers()
 	for _, driver := range drivers {
 		r.onClose(func(context.Context) error { return driver.Close() })
 	}

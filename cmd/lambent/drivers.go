@@ -1,0 +1,43 @@
+package main
+
+import (
+	"log/slog"
+
+	"lambent"
+	"lambent/sandbox"
+	"lambent/sandbox/gvisor"
+	"lambent/sandbox/microvm"
+	"lambent/sandbox/native"
+)
+
+// driverOptions are what every driver is opened with.
+type driverOptions struct {
+	stateDir string
+	base     []sandbox.Mount
+	network  sandbox.Network // nil: none
+	logger   *slog.Logger
+}
+
+// driverKind is how the driver of an isolation is opened.
+type driverKind struct {
+	missing func() []string // what this host lacks for it, a sentence each
+	open    func(driverOptions) (sandbox.Driver, error)
+}
+
+// driverKindOf returns that of an isolation that is known.
+func driverKindOf(isolation lambent.Isolation) driverKind {
+	switch isolation {
+	case lambent.IsolationGVisor:
+		return driverKind{missing: func() []string { return gvisor.Check("") }, open: func(o driverOptions) (sandbox.Driver, error) {
+			return gvisor.Open(gvisor.Options{StateDir: o.stateDir, Base: o.base, Network: o.network, Logger: o.logger})
+		}}
+	case lambent.IsolationMicroVM:
+		return driverKind{missing: func() []string { return microvm.Check(microvm.Options{}) }, open: func(o driverOptions) (sandbox.Driver, error) {
+			return microvm.Open(microvm.Options{StateDir: o.stateDir, Base: o.base, Logger: o.logger})
+		}}
+	default:
+		return driverKind{missing: native.Check, open: func(o driverOptions) (sandbox.Driver, error) {
+			return native.Open(native.Options{StateDir: o.stateDir, Base: o.base, Network: o.network, Logger: o.logger})
+		}}
+	}
+}
