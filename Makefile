@@ -15,12 +15,14 @@ run: setup-run binaries ## start a region, deploy an example and invoke it
 
 build: setup-build binaries ## build bin/lambent
 
-# The programs that are a sandbox's first process are embedded in the binary, so they are built first.
-.PHONY: init binaries runsc
+# The programs that are a sandbox's first process are embedded in the binary, and that of native ones in the guests' agent too.
+.PHONY: init guest binaries runsc
 init:
 	$(STATIC) $(GO) build -trimpath -ldflags '-s -w' -o sandbox/native/initbin/lambent-init-linux-$(ARCH) ./cmd/lambent-init
 	$(STATIC) $(GO) build -trimpath -ldflags '-s -w' -o sandbox/gvisor/initbin/lambent-gvisor-init-linux-$(ARCH) ./cmd/lambent-gvisor-init
-binaries: init
+guest: init
+	$(STATIC) $(GO) build -trimpath -ldflags '-s -w' -o sandbox/microvm/guestbin/lambent-guest-linux-$(ARCH) ./cmd/lambent-guest
+binaries: init guest
 	$(STATIC) $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/lambent ./cmd/lambent
 
 runsc: setup-build bin/runsc ## build bin/runsc, gVisor's program (a minute or two)
@@ -56,4 +58,4 @@ setup-%:
 	@scripts/setup $*
 
 clean: ## remove what was built and fetched
-	rm -rf bin sandbox/native/initbin/lambent-init-* sandbox/gvisor/initbin/lambent-gvisor-init-*
+	rm -rf bin sandbox/native/initbin/lambent-init-* sandbox/gvisor/initbin/lambent-gvisor-init-* sandbox/microvm/guestbin/lambent-guest-*

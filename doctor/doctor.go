@@ -76,7 +76,7 @@ type Options struct {
 	Runsc string
 	// QEMU is the emulator. Default: qemu-system-x86_64 or qemu-system-aarch64, in the PATH.
 	QEMU string
-	// Kernel is the image that guests boot. Default: the newest of Debian's cloud kernels in /boot.
+	// Kernel is the image that guests boot. Default: the newest in /boot, those for clouds first.
 	Kernel string
 	// Timeout bounds each probe. Default 20 s; booting a guest without KVM takes three or four, on a busy host more.
 	Timeout time.Duration
@@ -93,7 +93,7 @@ func (o Options) withDefaults() Options {
 		o.QEMU = besideOrInPath(map[string]string{"amd64": "qemu-system-x86_64", "arm64": "qemu-system-aarch64"}[runtime.GOARCH])
 	}
 	if o.Kernel == "" {
-		o.Kernel = newestKernel("/boot")
+		o.Kernel = guestKernel()
 	}
 	if o.Timeout == 0 {
 		o.Timeout = 20 * time.Second

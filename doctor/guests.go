@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"lambent/sandbox/microvm"
+	"lambent/sandbox/microvm/kernel"
 )
 
 // besideOrInPath finds a program beside this executable, or in the PATH; empty when it is in neither.
@@ -32,13 +33,13 @@ func besideOrInPath(name string) string {
 	return path
 }
 
-// newestKernel finds Debian's cloud kernels, which have all that guests need built in or as modules.
-func newestKernel(dir string) string {
-	kernels, _ := filepath.Glob(filepath.Join(dir, "vmlinuz-*-cloud-"+runtime.GOARCH)) // its pattern is right
-	if len(kernels) == 0 {
+// guestKernel finds the kernel that guests boot; empty when there is none.
+func guestKernel() string {
+	image, _, err := kernel.Find("/", nil)
+	if err != nil {
 		return ""
 	}
-	return slices.Max(kernels)
+	return image
 }
 
 // watcher is a writer that notes when a text comes by.
@@ -97,7 +98,7 @@ func guestLacks(o Options) []string {
 		lacks = append(lacks, "QEMU is not installed")
 	}
 	if o.Kernel == "" {
-		lacks = append(lacks, "there is no cloud kernel in /boot")
+		lacks = append(lacks, "there is no kernel in /boot")
 	}
 	return lacks
 }

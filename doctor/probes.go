@@ -1,9 +1,11 @@
 package doctor
 
+import "lambent/sandbox/microvm/kernel"
+
 // probes is the table of all that is looked at, in the order in which it is shown.
 func probes() []probe {
 	all := []Use{Native, GVisor, MicroVM}
-	const installGuest = "install QEMU and a guest's kernel (Debian: apt-get install qemu-system-x86 linux-image-cloud-amd64)"
+	const installGuest = "install QEMU, a guest's kernel and mkfs.erofs (apt-get install qemu-system-x86 erofs-utils, and " + kernel.Packages + ")"
 	return []probe{
 		{nameKernel, append(all, Rootless), "install Linux 5.14 or later", probeKernel},
 		{nameRights, append(all, Egress), "run it as root", probeRights},

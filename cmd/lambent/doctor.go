@@ -13,7 +13,7 @@ import (
 type DoctorCmd struct {
 	Data    string        `help:"The region's data directory, whose disk is measured." default:"/var/lib/lambent" type:"path"`
 	Runsc   string        `help:"gVisor's runsc (default: beside lambent, or in the PATH)." type:"existingfile"`
-	Kernel  string        `help:"Image of the kernel that guests boot (default: the newest cloud kernel in /boot)." type:"existingfile"`
+	Kernel  string        `help:"Image of the kernel that guests boot (default: the newest in /boot, those for clouds first)." type:"existingfile"`
 	Timeout time.Duration `help:"Time for each probe." default:"20s"`
 	JSON    bool          `help:"Print JSON." name:"json"`
 }

@@ -137,16 +137,31 @@ func (d *Driver) prepare(ctx context.Context) error {
 	if d.rootImage, err = d.images.base(ctx, wire.Manifest{}, d.options.Base); err != nil {
 		return err
 	}
-	kernel, err := os.Stat(d.options.Kernel)
+	kernel, err := d.storeKernel()
 	if err != nil {
 		return err
 	}
-	d.identity = fmt.Sprint(initramfs, d.rootImage, d.options.Kernel, kernel.ModTime(), kernel.Size(), d.options.QEMU)
+	d.identity = fmt.Sprint(initramfs, d.rootImage, kernel, d.options.QEMU)
 	if d.options.Accelerator == "" {
 		d.options.Accelerator = d.chooseAccelerator(ctx)
 	}
 	d.prepared = true
 	return nil
+}
+
+// storeKernel copies the kernel's image, which distributions have for root only while a monitor is another user, and returns its
+// digest.
+func (d *Driver) storeKernel() (digest string, err error) {
+	image, err := os.ReadFile(d.options.Kernel)
+	if err != nil {
+		return "", fmt.Errorf("read the guests' kernel: %w", err)
+	}
+	fresh := d.path("kernel.new")
+	if err := errors.Join(os.WriteFile(fresh, image, 0o600), os.Chmod(fresh, 0o444), os.Rename(fresh, d.path("kernel"))); err != nil {
+		return "", fmt.Errorf("store the guests' kernel: %w", err)
+	}
+	sum := sha256.Sum256(image)
+	return hex.EncodeToString(sum[:]), nil
 }
 
 // storeInitramfs writes the first root, and returns its digest.

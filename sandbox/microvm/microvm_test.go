@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -22,11 +23,15 @@ const (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// needHost skips a test of real machines for anyone but root, and where there is nothing to boot, and returns options for the test.
+// needHost skips a test of real machines for anyone but root, and returns options for the test. Where such machines can be had, a
+// lack is a failure: the message names the packages.
 func needHost(t testing.TB) Options {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("virtual machines are jailed by root")
+	}
+	if runtime.GOARCH != "amd64" {
+		t.Skip("the driver's machines are of amd64")
 	}
 	options := Options{Kernel: os.Getenv(kernelVariable), Modules: os.Getenv(modulesVariable), Agent: os.Getenv(agentVariable), MemoryMiB: 1024,
 		Accelerator: "tcg"}
@@ -35,7 +40,7 @@ func needHost(t testing.TB) Options {
 		t.Setenv(agentVariable, options.Agent) // for victims
 	}
 	if missing := Check(options); len(missing) > 0 {
-		t.Skip((&MissingError{Missing: missing}).Error())
+		t.Fatal(&MissingError{Missing: missing})
 	}
 	return options
 }

@@ -8,9 +8,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
 
 	"lambent/sandbox"
 	"lambent/sandbox/microvm/guestbin"
+	"lambent/sandbox/microvm/kernel"
 )
 
 // Options configure a driver. StateDir is required.
@@ -20,9 +22,10 @@ type Options struct {
 	// Base are the parts of the host that every sandbox sees, as for the native driver. They are packed into a read-only image once;
 	// an image is made anew when anything in them has changed.
 	Base []sandbox.Mount
-	// Kernel is the guest's kernel, an uncompressed or self-extracting image. Default: the newest /boot/vmlinuz-*-cloud-*.
+	// Kernel is the guest's kernel, an uncompressed or self-extracting image. Default: the newest in /boot that has the modules that
+	// guests need, those for clouds first.
 	Kernel string
-	// Modules is the directory of that kernel's modules. Default: /lib/modules/VERSION.
+	// Modules is the directory of that kernel's modules. Default: lib/modules/VERSION beside the kernel's directory.
 	Modules string
 	// Agent is the program lambent-guest. Default: the one inside this executable.
 	Agent string
@@ -101,16 +104,30 @@ func (o Options) complete() (_ Options, missing []string) {
 	need(err)
 	_, err = findProgram("mkfs.erofs", "erofs-utils")
 	need(err)
-	if o.Kernel == "" {
-		o.Kernel, o.Modules, err = findKernel("/boot")
-		need(err)
-	} else if _, err := os.Stat(o.Kernel); err != nil {
-		need(err)
-	}
+	need(o.completeKernel())
 	if o.Agent == "" && guestbin.Binary() == nil {
 		missing = append(missing, "this executable carries no guest agent: build it with `make build`")
 	}
 	return o, missing
+}
+
+// completeKernel finds the kernel, or checks the one that was named.
+func (o *Options) completeKernel() (err error) {
+	if o.Kernel == "" {
+		o.Kernel, o.Modules, err = kernel.Find("/", guestModules())
+		return err
+	}
+	if o.Modules == "" {
+		o.Modules = kernel.ModulesOf(o.Kernel)
+	}
+	if _, err := os.Stat(o.Kernel); err != nil {
+		return err
+	}
+	lacking, err := kernel.Lacking(o.Modules, guestModules())
+	if err == nil && len(lacking) > 0 {
+		err = fmt.Errorf("the kernel %s has no %s in %s: install %s", o.Kernel, strings.Join(lacking, ", "), o.Modules, kernel.Packages)
+	}
+	return err
 }
 
 // findProgram returns a program's path, without links, since it is shown at that path inside.

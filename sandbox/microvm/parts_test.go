@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
@@ -20,40 +19,6 @@ func TestEmulatedCommandLine(t *testing.T) {
 		if got := emulatedCommandLine(cpuinfo); !strings.Contains(got, want) {
 			t.Errorf("of %q: %s", cpuinfo, got)
 		}
-	}
-}
-
-func TestCompareVersions(t *testing.T) {
-	names := []string{"vmlinuz-6.1.0-56-cloud-amd64", "vmlinuz-6.12.9-cloud-amd64", "vmlinuz-6.1.0-9-cloud-amd64", "vmlinuz-6.12.10-cloud-amd64"}
-	slices.SortFunc(names, compareVersions)
-	want := []string{"vmlinuz-6.1.0-9-cloud-amd64", "vmlinuz-6.1.0-56-cloud-amd64", "vmlinuz-6.12.9-cloud-amd64", "vmlinuz-6.12.10-cloud-amd64"}
-	if !slices.Equal(names, want) {
-		t.Errorf("the order is %q", names)
-	}
-}
-
-func TestModuleOrder(t *testing.T) {
-	directory := t.TempDir()
-	for _, name := range []string{"kernel/fs/a-b.ko", "kernel/lib/c.ko.xz", "kernel/d.ko"} {
-		path := filepath.Join(directory, name)
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, nil, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	listed := "kernel/fs/a-b.ko: kernel/lib/c.ko.xz kernel/d.ko\nkernel/lib/c.ko.xz: kernel/d.ko\nkernel/d.ko:\n"
-	if err := os.WriteFile(filepath.Join(directory, "modules.dep"), []byte(listed), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	files, err := moduleOrder(directory, []string{"a_b", "builtin"})
-	var names []string
-	for _, path := range files {
-		names = append(names, filepath.Base(path))
-	}
-	if err != nil || !slices.Equal(names, []string{"d.ko", "c.ko.xz", "a-b.ko"}) {
-		t.Errorf("%q, %v", names, err)
 	}
 }
 

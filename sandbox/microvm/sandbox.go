@@ -126,7 +126,7 @@ func (s *Sandbox) boot(ctx context.Context, from string) (err error) {
 	if s.group, err = s.driver.cgroups.Make(s.id); err != nil {
 		return err
 	}
-	plan := machinePlan{kernel: s.driver.options.Kernel, initramfs: s.driver.path("initramfs"), commandLine: commandLine, memoryMiB: s.guestMemoryMiB(),
+	plan := machinePlan{kernel: s.driver.path("kernel"), initramfs: s.driver.path("initramfs"), commandLine: commandLine, memoryMiB: s.guestMemoryMiB(),
 		processors: s.processors}
 	err = errors.Join(s.group.SetMemory(int64(plan.memoryMiB+qemuOverheadMiB)<<20), s.group.SetProcesses(qemuThreads),
 		s.group.SetVCPU(float64(s.processors)+0.5)) // the emulator's own threads work too

@@ -15,16 +15,17 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+
+	"lambent/sandbox/microvm/kernel"
 )
 
 // Options say what to boot. The zero value looks for what a distribution installs.
 type Options struct {
 	// QEMU is the emulator. By default it is looked for as qemu-system-x86_64.
 	QEMU string
-	// Kernel is the kernel's image. By default it is the newest of /boot/vmlinuz-*-cloud-amd64.
+	// Kernel is the kernel's image. By default it is the newest in /boot, those for clouds first.
 	Kernel string
-	// Modules is the directory of the kernel's modules, with modules.dep. By default it is that of the kernel's version in
-	// /lib/modules, or in ../lib/modules beside the kernel's directory.
+	// Modules is the directory of the kernel's modules. By default it is lib/modules/VERSION beside the kernel's directory.
 	Modules string
 	// Load names modules to load, which those that they need come before. What the kernel has built in, or not at all, is
 	// left out.
@@ -36,7 +37,7 @@ type Options struct {
 }
 
 // ErrMissing is the error when the emulator or the kernel is not installed.
-var ErrMissing = errors.New("QEMU or a guest's kernel is missing; on Debian install qemu-system-x86 and linux-image-cloud-amd64")
+var ErrMissing = errors.New("QEMU or a guest's kernel is missing: install qemu-system-x86 and " + kernel.Packages)
 
 // complete fills in the defaults.
 func (o Options) complete() (Options, error) {
@@ -50,22 +51,17 @@ func (o Options) complete() (Options, error) {
 		return o, fmt.Errorf("%w: %w", ErrMissing, err)
 	}
 	if o.Kernel == "" {
-		kernels, _ := filepath.Glob("/boot/vmlinuz-*-cloud-amd64")
-		if len(kernels) == 0 {
-			return o, ErrMissing
+		image, _, err := kernel.Find("/", nil)
+		if err != nil {
+			return o, fmt.Errorf("%w: %w", ErrMissing, err)
 		}
-		o.Kernel = slices.Max(kernels)
+		o.Kernel = image
 	}
 	if _, err := os.Stat(o.Kernel); err != nil {
 		return o, fmt.Errorf("%w: %w", ErrMissing, err)
 	}
-	version := strings.TrimPrefix(filepath.Base(o.Kernel), "vmlinuz-")
-	for _, base := range []string{filepath.Join(filepath.Dir(o.Kernel), "../lib/modules"), "/lib/modules"} {
-		if directory := filepath.Join(base, version); o.Modules == "" {
-			if _, err := os.Stat(filepath.Join(directory, "kernel")); err == nil {
-				o.Modules = directory
-			}
-		}
+	if o.Modules == "" {
+		o.Modules = kernel.ModulesOf(o.Kernel)
 	}
 	if o.MemoryMiB == 0 {
 		o.MemoryMiB = 1536
