@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -34,12 +35,14 @@ type Driver struct {
 	ids     *identity.Block
 	images  *imageStore
 
-	preparing sync.Mutex // of what follows, and of bases
-	prepared  bool
+	flights *flights // of preparing, and of bases
+
+	// Set by preparing, and not changed afterwards.
 	rootImage string
 	identity  string // of all that a snapshot depends on
 
 	mu       sync.Mutex
+	prepared bool
 	closed   bool
 	creating sync.WaitGroup // Add only under mu, and not once closed
 	all      map[string]*Sandbox
@@ -54,7 +57,7 @@ func Open(options Options) (*Driver, error) {
 	if len(missing) > 0 {
 		return nil, &MissingError{Missing: missing}
 	}
-	d := &Driver{options: options, logger: options.Logger, all: map[string]*Sandbox{}}
+	d := &Driver{options: options, logger: options.Logger, flights: newFlights(), all: map[string]*Sandbox{}}
 	if err := d.open(); err != nil {
 		return nil, errors.Join(err, d.release())
 	}
@@ -89,7 +92,7 @@ func (d *Driver) open() (err error) {
 	if err := os.Rename(d.path("agent.new"), d.path("agent")); err != nil {
 		return fmt.Errorf("store the guest agent: %w", err)
 	}
-	d.images = newImageStore(d.path("images"), d.path("mount"), d.path("agent"))
+	d.images = newImageStore(d.path("images"), d.path("mount"), d.path("agent"), d.options.ImageBytes)
 	if d.ids, err = identity.Open(d.options.IdentityDir); err != nil {
 		return err
 	}
@@ -109,6 +112,10 @@ func (d *Driver) path(elements ...string) string {
 // release gives back what open acquired.
 func (d *Driver) release() error {
 	var all []error
+	d.flights.close()
+	if d.images != nil {
+		d.images.flights.close()
+	}
 	if d.cgroups != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), endTimeout)
 		defer cancel()
@@ -123,29 +130,62 @@ func (d *Driver) release() error {
 	return errors.Join(all...)
 }
 
-// prepare makes what all machines share: the first root, the root image, and the choice of the accelerator.
+// isPrepared tells whether what all machines share has been made.
+func (d *Driver) isPrepared() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.prepared
+}
+
+// prepare makes what all machines share: the first root, the root image, and the choice of the accelerator. Packing a large Base takes
+// minutes; when the context ends, it goes on for the next caller.
 func (d *Driver) prepare(ctx context.Context) error {
-	d.preparing.Lock()
-	defer d.preparing.Unlock()
-	if d.prepared {
+	if d.isPrepared() {
 		return nil
 	}
-	initramfs, err := d.storeInitramfs()
+	return d.flights.do(ctx, "prepare", func(ctx context.Context) error {
+		if d.isPrepared() {
+			return nil
+		}
+		initramfs, err := d.storeInitramfs()
+		if err != nil {
+			return err
+		}
+		if d.rootImage, err = d.images.base(ctx, wire.Manifest{}, d.options.Base); err != nil {
+			return err
+		}
+		kernel, err := d.storeKernel()
+		if err != nil {
+			return err
+		}
+		if d.options.Accelerator == "" {
+			d.options.Accelerator = d.chooseAccelerator(ctx)
+		}
+		identity := sha256.Sum256(fmt.Append(nil, initramfs, d.rootImage, kernel, d.options.QEMU, d.options.Accelerator))
+		d.identity = hex.EncodeToString(identity[:16])
+		if err := d.dropBases(); err != nil {
+			return err
+		}
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.prepared = true
+		return nil
+	})
+}
+
+// dropBases removes the bases of other kernels and roots, which nothing will begin with again.
+func (d *Driver) dropBases() error {
+	bases, err := filepath.Glob(d.path("bases", "*"))
 	if err != nil {
 		return err
 	}
-	if d.rootImage, err = d.images.base(ctx, wire.Manifest{}, d.options.Base); err != nil {
-		return err
+	for _, base := range bases {
+		if !strings.HasPrefix(filepath.Base(base), d.identity+"-") {
+			if err := os.RemoveAll(base); err != nil {
+				return fmt.Errorf("remove a base: %w", err)
+			}
+		}
 	}
-	kernel, err := d.storeKernel()
-	if err != nil {
-		return err
-	}
-	d.identity = fmt.Sprint(initramfs, d.rootImage, kernel, d.options.QEMU)
-	if d.options.Accelerator == "" {
-		d.options.Accelerator = d.chooseAccelerator(ctx)
-	}
-	d.prepared = true
 	return nil
 }
 
@@ -260,29 +300,31 @@ func (d *Driver) base(ctx context.Context, memoryMiB int) (string, error) {
 	if err := d.prepare(ctx); err != nil {
 		return "", err
 	}
-	d.preparing.Lock()
-	defer d.preparing.Unlock()
-	name := sha256.Sum256(fmt.Append(nil, d.identity, d.options.Accelerator, memoryMiB))
-	dir := d.path("bases", hex.EncodeToString(name[:]))
+	dir := d.path("bases", fmt.Sprintf("%s-%d", d.identity, memoryMiB))
+	return dir, d.flights.do(ctx, dir, func(ctx context.Context) error { return d.makeBase(ctx, dir, memoryMiB) })
+}
+
+// makeBase makes the snapshot that sandboxes of a size begin with, unless there is one.
+func (d *Driver) makeBase(ctx context.Context, dir string, memoryMiB int) error {
 	if _, err := os.Stat(dir); err == nil {
-		return dir, nil
+		return nil
 	}
 	making := dir + ".new"
 	if err := errors.Join(os.RemoveAll(making), os.Mkdir(making, 0o700)); err != nil {
-		return "", fmt.Errorf("make a base: %w", err)
+		return fmt.Errorf("make a base: %w", err)
 	}
-	first := &Sandbox{driver: d, id: "base-" + filepath.Base(dir)[:16], memoryMiB: memoryMiB, processors: processorsFor(memoryMiB)}
+	first := &Sandbox{driver: d, id: "base-" + filepath.Base(dir), memoryMiB: memoryMiB, processors: processorsFor(memoryMiB)}
 	err := first.create(ctx, "")
 	if err == nil {
 		err = first.snapshot(ctx, making)
 	}
 	if err := errors.Join(err, first.Destroy(context.WithoutCancel(ctx))); err != nil {
-		return "", fmt.Errorf("make a base: %w", err)
+		return fmt.Errorf("make a base: %w", err)
 	}
 	if err := os.Rename(making, dir); err != nil {
-		return "", fmt.Errorf("make a base: %w", err)
+		return fmt.Errorf("make a base: %w", err)
 	}
-	return dir, nil
+	return nil
 }
 
 // forget drops a destroyed sandbox.

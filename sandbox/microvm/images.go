@@ -12,8 +12,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -24,42 +26,54 @@ import (
 
 // imageStore makes EROFS images of directories of the host, and keeps them by what they were made of. It is safe for use by many
 // goroutines.
+//
+// Invariant: an image that somebody uses is there. Of the others those stay that were used last, as far as capacity goes.
 type imageStore struct {
 	dir       string // of the images
 	root      string // an empty directory
 	agentPath string
+	capacity  int64 // bytes on the disk
+	flights   *flights
 
-	mu     sync.Mutex
-	making map[string]*sync.Mutex // by name
+	mu    sync.Mutex
+	users map[string]int // by path
 }
 
-func newImageStore(dir, root, agentPath string) *imageStore {
-	return &imageStore{dir: dir, root: root, agentPath: agentPath, making: map[string]*sync.Mutex{}}
+func newImageStore(dir, root, agentPath string, capacity int64) *imageStore {
+	return &imageStore{dir: dir, root: root, agentPath: agentPath, capacity: capacity, flights: newFlights(), users: map[string]int{}}
+}
+
+// image is an image that is used until release, which may be called more than once.
+type image struct {
+	path    string
+	file    string // the name of the only file in it; empty: it is of a directory
+	release func()
 }
 
 // tree returns an image of a directory, or of a file: then it is the only one at the image's root, and named.
-func (s *imageStore) tree(ctx context.Context, source string) (path, file string, err error) {
+func (s *imageStore) tree(ctx context.Context, source string) (image, error) {
 	if !filepath.IsAbs(source) {
-		return "", "", fmt.Errorf("make an image: %q is no absolute path", source)
+		return image{}, fmt.Errorf("make an image: %q is no absolute path", source)
 	}
 	info, err := os.Stat(source)
 	if err != nil {
-		return "", "", fmt.Errorf("make an image: %w", err)
+		return image{}, fmt.Errorf("make an image: %w", err)
 	}
 	digest := sha256.New()
 	if err := describeTree(digest, source); err != nil {
-		return "", "", fmt.Errorf("make an image: %w", err)
+		return image{}, fmt.Errorf("make an image: %w", err)
 	}
-	inside := "/in"
+	inside, file := "/in", ""
 	if !info.IsDir() {
 		file = "content"
 		inside = "/in/" + file
 	}
-	path, err = s.make(ctx, digest, jail.Plan{Files: map[string]string{inside: source}})
-	return path, file, err
+	made, err := s.make(ctx, digest, jail.Plan{Files: map[string]string{inside: source}})
+	made.file = file
+	return made, err
 }
 
-// base returns the image of the guests' root.
+// base returns the image of the guests' root, which stays.
 func (s *imageStore) base(ctx context.Context, manifest wire.Manifest, mounts []sandbox.Mount) (string, error) {
 	plan := jail.Plan{Files: map[string]string{}}
 	for _, name := range []string{"proc", "sys", "dev", "run", "state", "tmp", "var/tmp"} {
@@ -85,11 +99,12 @@ func (s *imageStore) base(ctx context.Context, manifest wire.Manifest, mounts []
 	}
 	defer os.Remove(note)
 	plan.Files["/in/"+wire.ManifestName] = note
-	return s.make(ctx, digest, plan)
+	made, err := s.make(ctx, digest, plan)
+	return made.path, err
 }
 
-// describeTree writes what tells a tree's content from another's. That is not the content: only root changes a file and hides it
-// from its change time.
+// describeTree writes what tells a tree's content from another's, wherever it is mounted. That is not the content: only root changes a
+// file and hides it from its change time.
 func describeTree(digest hash.Hash, source string) error {
 	resolved, err := filepath.EvalSymlinks(source)
 	if err != nil {
@@ -106,45 +121,101 @@ func describeTree(digest hash.Hash, source string) error {
 		if err := unix.Lstat(path, &stat); err != nil {
 			return &fs.PathError{Op: "lstat", Path: path, Err: err}
 		}
+		path, err = filepath.Rel(resolved, path)
 		fmt.Fprintf(digest, "%q %d %d %o %d %d %d %d\n", path, stat.Dev, stat.Ino, stat.Mode, stat.Size, stat.Uid, stat.Mtim.Nano(), stat.Ctim.Nano())
-		return nil
+		return err
 	})
 }
 
-// make makes an image unless there is one.
-func (s *imageStore) make(ctx context.Context, digest hash.Hash, plan jail.Plan) (string, error) {
-	name := hex.EncodeToString(digest.Sum(nil)) + ".erofs"
-	path := filepath.Join(s.dir, name)
+// make returns the image of a digest, which is made when there is none.
+func (s *imageStore) make(ctx context.Context, digest hash.Hash, plan jail.Plan) (image, error) {
+	path := filepath.Join(s.dir, hex.EncodeToString(digest.Sum(nil))+".erofs")
+	made := image{path: path, release: s.use(path)}
+	err := s.flights.do(ctx, path, func(ctx context.Context) error {
+		now := time.Now()
+		if err := os.Chtimes(path, now, now); err == nil || !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		return s.pack(ctx, path, plan)
+	})
+	if err != nil {
+		made.release()
+		return image{}, fmt.Errorf("make an image: %w", err)
+	}
+	return made, nil
+}
+
+// use keeps an image, or the one that is to be made, until release.
+func (s *imageStore) use(path string) (release func()) {
 	s.mu.Lock()
-	turn := s.making[name]
-	if turn == nil {
-		turn = &sync.Mutex{}
-		s.making[name] = turn
-	}
-	s.mu.Unlock()
-	turn.Lock()
-	defer turn.Unlock()
-	if _, err := os.Stat(path); err == nil {
-		return path, nil
-	}
+	defer s.mu.Unlock()
+	s.users[path]++
+	return sync.OnceFunc(func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.users[path]--; s.users[path] == 0 {
+			delete(s.users, path)
+		}
+	})
+}
+
+// pack makes an image.
+func (s *imageStore) pack(ctx context.Context, path string, plan jail.Plan) error {
 	program, err := findProgram("mkfs.erofs", "erofs-utils")
 	if err != nil {
-		return "", err
+		return err
 	}
 	plan.Root, plan.Show, plan.Writable = s.root, jail.Libraries(program), s.dir
 	// Extended attributes hold capabilities of files, which nothing inside may have.
-	plan.Args = []string{program, "-x-1", "--quiet", "/out/" + name + ".new", "/in"}
+	plan.Args = []string{program, "-x-1", "--quiet", "/out/" + filepath.Base(path) + ".new", "/in"}
 	cmd, err := jail.Command(s.agentPath, plan)
 	if err != nil {
-		return "", err
+		return err
 	}
 	if err := runJailed(ctx, cmd); err != nil {
-		return "", fmt.Errorf("make an image: %w", err)
+		return err
 	}
 	if err := os.Rename(path+".new", path); err != nil {
-		return "", fmt.Errorf("make an image: %w", err)
+		return err
 	}
-	return path, nil
+	return s.evict()
+}
+
+// evict removes images that nobody uses, those first that were used longest ago, until the rest fits.
+func (s *imageStore) evict() error {
+	paths, err := filepath.Glob(filepath.Join(s.dir, "*.erofs"))
+	if err != nil {
+		return err
+	}
+	type kept struct {
+		path string
+		size int64
+		used time.Time
+	}
+	var all []kept
+	var total int64
+	for _, path := range paths {
+		if info, err := os.Stat(path); err == nil {
+			all = append(all, kept{path, info.Size(), info.ModTime()})
+			total += info.Size()
+		}
+	}
+	slices.SortFunc(all, func(a, b kept) int { return a.used.Compare(b.used) })
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, one := range all {
+		if total <= s.capacity {
+			break
+		}
+		if s.users[one.path] > 0 {
+			continue
+		}
+		if err := os.Remove(one.path); err != nil {
+			return err
+		}
+		total -= one.size
+	}
+	return nil
 }
 
 // runJailed runs a command of package jail to its end.

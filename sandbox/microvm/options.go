@@ -36,6 +36,9 @@ type Options struct {
 	// MemoryMiB is the memory of sandboxes whose template does not say. Default: 10,240, for Lambda's largest function. The host
 	// gives a guest memory as the guest uses it.
 	MemoryMiB int
+	// ImageBytes is how large all images of code together may become before those that nobody uses are removed, the least recently
+	// used first. Default: 8 GiB.
+	ImageBytes int64
 	// Rate bounds what each sandbox does to each of its disks. Default: 256 MiB and 8,192 operations per second, each way.
 	Rate Rate
 	// IdentityDir is shared by all drivers of the host, which agree there on user IDs. Default: /run/lambent/ids.
@@ -75,6 +78,9 @@ func Check(o Options) []string {
 func (o Options) complete() (_ Options, missing []string) {
 	if o.MemoryMiB == 0 {
 		o.MemoryMiB = 10240
+	}
+	if o.ImageBytes == 0 {
+		o.ImageBytes = 8 << 30
 	}
 	if o.Rate == (Rate{}) {
 		o.Rate = Rate{BytesPerSecond: 256 << 20, OperationsPerSecond: 8192}

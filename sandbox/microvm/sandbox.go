@@ -73,6 +73,7 @@ type Sandbox struct {
 	usage    sandbox.Usage // while paused
 
 	mu     sync.Mutex
+	images []image       // in use
 	ending chan struct{} // closed when Destroy is done; nil: not begun
 	endErr error
 }
@@ -268,14 +269,15 @@ func (s *Sandbox) Specialise(ctx context.Context, spec sandbox.Spec) error {
 		}
 	}
 	for i, mount := range spec.Mounts {
-		path, file, err := s.driver.images.tree(ctx, mount.Source)
+		made, err := s.driver.images.tree(ctx, mount.Source)
 		if err == nil {
-			err = s.fill(ctx, diskFile{wire.DiskCode(i), path, false})
+			s.keep(made)
+			err = s.fill(ctx, diskFile{wire.DiskCode(i), made.path, false})
 		}
 		if err != nil {
 			return fmt.Errorf("specialise sandbox: %w", err)
 		}
-		mounts[i] = sandbox.Mount{Source: wire.CodeSource(i, file), Target: mount.Target}
+		mounts[i] = sandbox.Mount{Source: wire.CodeSource(i, made.file), Target: mount.Target}
 	}
 	spec.Mounts = mounts
 	if spec.EphemeralMiB > 0 && spec.EphemeralMiB != wire.ReadyTmpMiB {
@@ -288,6 +290,17 @@ func (s *Sandbox) Specialise(ctx context.Context, spec sandbox.Spec) error {
 		}
 	}
 	return s.inner.Specialise(ctx, spec)
+}
+
+// keep holds on to an image while the sandbox lives.
+func (s *Sandbox) keep(used image) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ending != nil {
+		used.release()
+		return
+	}
+	s.images = append(s.images, used)
 }
 
 // fill gives a disk of the machine its content.
@@ -435,6 +448,11 @@ func (s *Sandbox) end() {
 		s.endErr = fmt.Errorf("destroy sandbox: %w", err)
 		return
 	}
+	s.mu.Lock()
+	for _, used := range s.images {
+		used.release()
+	}
+	s.mu.Unlock()
 	if s.firstID != 0 {
 		s.driver.ids.Release(s.firstID)
 	}
