@@ -24,11 +24,13 @@ import (
 	"lambent"
 	"lambent/runtimes"
 	"lambent/sandbox"
+	"lambent/sandbox/gvisor"
 	"lambent/sandbox/native"
 )
 
 func TestMain(m *testing.M) {
 	native.MaybeInit()
+	gvisor.MaybeInit()
 	goleak.VerifyTestMain(testMain{m})
 }
 

@@ -306,13 +306,19 @@ while True:
 
 // The same with real sandboxes: what starts ahead sees the function's code, /tmp and variables when they are there.
 func TestRealWarmRuntime(t *testing.T) {
+	for _, isolation := range realIsolations() {
+		t.Run(string(isolation), func(t *testing.T) { realWarmRuntime(t, isolation) })
+	}
+}
+
+func realWarmRuntime(t *testing.T, isolation lambent.Isolation) {
 	if _, err := os.Stat("/usr/bin/python3"); err != nil {
 		t.Skip("this host has no Python")
 	}
 	command := sandbox.Command{Path: "/usr/bin/python3", Args: []string{"python3", "-S", "-c", warmPython}, Env: []string{"LANG=C.UTF-8"}, Dir: "/"}
-	h, shared := newRealHarness(t, func(o *Options) { o.Runtimes = withWarm{o.Runtimes, command} })
+	h, shared := newRealHarness(t, isolation, func(o *Options) { o.Runtimes = withWarm{o.Runtimes, command} })
 	h.provided(shared.programs["echo"])
-	warm := class{isolation: lambent.IsolationNative, runtime: "provided", warm: true}
+	warm := class{isolation: isolation, runtime: "provided", warm: true}
 	h.start("first")
 	eventually(t, "warm sandboxes are ready", func() bool { return h.worker.pool.ready()[warm] >= 2 })
 	began := time.Now()

@@ -16,6 +16,7 @@ import (
 	"lambent"
 	"lambent/runtimes"
 	"lambent/sandbox"
+	"lambent/sandbox/gvisor"
 	"lambent/sandbox/native"
 )
 
@@ -81,12 +82,38 @@ func runTests(m *testing.M) int {
 	return m.Run()
 }
 
-// newRealHarness is a worker over the native driver.
-func newRealHarness(t testing.TB, change func(*Options)) (*harness, host) {
+// realIsolations are those whose drivers are used here.
+func realIsolations() []lambent.Isolation {
+	return []lambent.Isolation{lambent.IsolationNative, lambent.IsolationGVisor}
+}
+
+// eachReal runs a test under each of them, with a worker of its own.
+func eachReal(t *testing.T, test func(t *testing.T, h *harness, shared host)) {
+	for _, isolation := range realIsolations() {
+		t.Run(string(isolation), func(t *testing.T) {
+			h, shared := newRealHarness(t, isolation, nil)
+			test(t, h, shared)
+		})
+	}
+}
+
+// openReal opens a driver, which is closed when the test ends.
+func openReal(t testing.TB, isolation lambent.Isolation, shared host, logger *slog.Logger) (driver sandbox.Driver) {
 	t.Helper()
-	shared := needHost(t)
-	logger := slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	driver, err := native.Open(native.Options{StateDir: filepath.Join(t.TempDir(), "native"), Base: shared.registry.Base(), Logger: logger})
+	var err error
+	stateDir := filepath.Join(t.TempDir(), string(isolation))
+	switch isolation {
+	case lambent.IsolationNative:
+		driver, err = native.Open(native.Options{StateDir: stateDir, Base: shared.registry.Base(), Logger: logger})
+	case lambent.IsolationGVisor:
+		runsc, lookErr := filepath.Abs("../bin/runsc")
+		if _, err := os.Stat(runsc); lookErr != nil || err != nil {
+			runsc = "" // then the one in the PATH
+		}
+		driver, err = gvisor.Open(gvisor.Options{StateDir: stateDir, Base: shared.registry.Base(), Runsc: runsc, Logger: logger})
+	default:
+		t.Fatalf("no tests here use the driver of %s", isolation)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,12 +125,22 @@ func newRealHarness(t testing.TB, change func(*Options)) (*harness, host) {
 	if err := driver.Recover(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	return driver
+}
+
+// newRealHarness is a worker over the driver of an isolation.
+func newRealHarness(t testing.TB, isolation lambent.Isolation, change func(*Options)) (*harness, host) {
+	t.Helper()
+	shared := needHost(t)
+	logger := slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	driver := openReal(t, isolation, shared, logger)
 	h := &harness{t: t, blobs: memoryBlobs{}, placement: &fakePlacement{lease: lambent.WorkerLease{Epoch: 1, Term: time.Hour}}}
-	h.options = Options{ID: "w1", Zone: "a", MemoryMiB: 1 << 20, Drivers: map[lambent.Isolation]sandbox.Driver{lambent.IsolationNative: driver}, Runtimes: shared.registry, Blobs: h.blobs,
-		Placement: h.placement, Dir: t.TempDir(), Logger: logger}
+	h.options = Options{ID: "w1", Zone: "a", MemoryMiB: 1 << 20, Drivers: map[lambent.Isolation]sandbox.Driver{isolation: driver}, Isolation: isolation,
+		Runtimes: shared.registry, Blobs: h.blobs, Placement: h.placement, Dir: t.TempDir(), Logger: logger}
 	if change != nil {
 		change(&h.options)
 	}
+	var err error
 	if h.worker, err = Open(h.options); err != nil {
 		t.Fatal(err)
 	}
@@ -127,7 +164,7 @@ func (h *harness) function(runtime, handler string, files map[string]string) {
 	h.t.Helper()
 	h.version = &lambent.FunctionVersion{FunctionName: lambent.FunctionName{Account: "000000000001", Name: "f"},
 		Key: lambent.VersionKey{Function: lambent.FunctionID(runtime + handler), Version: lambent.Latest, Revision: "1"}, ARN: "arn:aws:lambda:r:000000000001:function:f",
-		Isolation: lambent.IsolationNative, Runtime: runtime, Handler: handler, MemoryMiB: 512, EphemeralMiB: 512, Timeout: 20 * time.Second, Code: h.blobs.put(h.t, files)}
+		Isolation: h.options.Isolation, Runtime: runtime, Handler: handler, MemoryMiB: 512, EphemeralMiB: 512, Timeout: 20 * time.Second, Code: h.blobs.put(h.t, files)}
 }
 
 func (h *harness) provided(program string) {
@@ -149,8 +186,9 @@ func newest(t testing.TB, registry *runtimes.Registry, language string) string {
 	return name
 }
 
-func TestRealEcho(t *testing.T) {
-	h, shared := newRealHarness(t, nil)
+func TestRealEcho(t *testing.T) { eachReal(t, realEcho) }
+
+func realEcho(t *testing.T, h *harness, shared host) {
 	h.provided(shared.programs["echo"])
 	h.start("s")
 	for _, size := range []int{2, 1000, 100_000, 6 << 20} {
@@ -162,8 +200,9 @@ func TestRealEcho(t *testing.T) {
 	}
 }
 
-func TestRealLanguages(t *testing.T) {
-	h, shared := newRealHarness(t, nil)
+func TestRealLanguages(t *testing.T) { eachReal(t, realLanguages) }
+
+func realLanguages(t *testing.T, h *harness, shared host) {
 	for language, file := range map[string]string{
 		"python": "import os\nn = 0\ndef handler(event, context):\n    global n\n    n += 1\n    print('call', n, event)\n" +
 			"    open('/tmp/count', 'a').write('x')\n    return {'n': n, 'tmp': os.path.getsize('/tmp/count'), 'id': context.aws_request_id}\n",
@@ -197,8 +236,9 @@ func TestRealLanguages(t *testing.T) {
 }
 
 // TestRealFailures drives the probe through all ways of failing in one sandbox. /tmp survives all of them, memory none.
-func TestRealFailures(t *testing.T) {
-	h, shared := newRealHarness(t, nil)
+func TestRealFailures(t *testing.T) { eachReal(t, realFailures) }
+
+func realFailures(t *testing.T, h *harness, shared host) {
 	h.provided(shared.programs["probe"])
 	h.version.MemoryMiB, h.version.Timeout = 128, time.Minute // a loaded host is slow
 	h.start("s")
@@ -242,8 +282,9 @@ func TestRealFailures(t *testing.T) {
 	}
 }
 
-func TestRealEntrypoints(t *testing.T) {
-	h, _ := newRealHarness(t, nil)
+func TestRealEntrypoints(t *testing.T) { eachReal(t, realEntrypoints) }
+
+func realEntrypoints(t *testing.T, h *harness, _ host) {
 	for name, c := range map[string]struct {
 		files map[string]string
 		want  string
@@ -270,8 +311,9 @@ func TestRealEntrypoints(t *testing.T) {
 }
 
 // A runtime in shell opens a connection for each request.
-func TestRealShellRuntime(t *testing.T) {
-	h, _ := newRealHarness(t, nil)
+func TestRealShellRuntime(t *testing.T) { eachReal(t, realShellRuntime) }
+
+func realShellRuntime(t *testing.T, h *harness, _ host) {
 	if _, err := exec.LookPath("curl"); err != nil {
 		t.Skip("this host has no curl")
 	}
@@ -291,8 +333,9 @@ done
 	}
 }
 
-func TestRealFreezeStopsEverything(t *testing.T) {
-	h, shared := newRealHarness(t, nil)
+func TestRealFreezeStopsEverything(t *testing.T) { eachReal(t, realFreezeStopsEverything) }
+
+func realFreezeStopsEverything(t *testing.T, h *harness, shared host) {
 	h.provided(shared.programs["probe"])
 	h.version.MemoryMiB = 1769
 	h.start("s")
@@ -315,8 +358,9 @@ func TestRealFreezeStopsEverything(t *testing.T) {
 	}
 }
 
-func TestRealManySandboxes(t *testing.T) {
-	h, shared := newRealHarness(t, nil)
+func TestRealManySandboxes(t *testing.T) { eachReal(t, realManySandboxes) }
+
+func realManySandboxes(t *testing.T, h *harness, shared host) {
 	h.provided(shared.programs["echo"])
 	var group sync.WaitGroup
 	var mu sync.Mutex
@@ -353,7 +397,7 @@ func TestRealManySandboxes(t *testing.T) {
 }
 
 func BenchmarkRealInvoke(b *testing.B) {
-	h, shared := newRealHarness(b, nil)
+	h, shared := newRealHarness(b, lambent.IsolationNative, nil)
 	h.provided(shared.programs["echo"])
 	h.version.MemoryMiB = 1769
 	event := []byte(`"` + strings.Repeat("x", 1022) + `"`)
@@ -397,7 +441,7 @@ func BenchmarkRealInvoke(b *testing.B) {
 }
 
 func BenchmarkRealColdStart(b *testing.B) {
-	h, shared := newRealHarness(b, func(o *Options) { o.PoolMin = 4 })
+	h, shared := newRealHarness(b, lambent.IsolationNative, func(o *Options) { o.PoolMin = 4 })
 	h.provided(shared.programs["echo"])
 	h.version.MemoryMiB = 1769
 	n := 0
