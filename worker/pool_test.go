@@ -305,11 +305,7 @@ while True:
 `
 
 // The same with real sandboxes: what starts ahead sees the function's code, /tmp and variables when they are there.
-func TestRealWarmRuntime(t *testing.T) {
-	for _, isolation := range realIsolations() {
-		t.Run(string(isolation), func(t *testing.T) { realWarmRuntime(t, isolation) })
-	}
-}
+func TestRealWarmRuntime(t *testing.T) { eachReal(t, realWarmRuntime) }
 
 func realWarmRuntime(t *testing.T, isolation lambent.Isolation) {
 	if _, err := os.Stat("/usr/bin/python3"); err != nil {

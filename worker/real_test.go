@@ -87,13 +87,12 @@ func realIsolations() []lambent.Isolation {
 	return []lambent.Isolation{lambent.IsolationNative, lambent.IsolationGVisor}
 }
 
-// eachReal runs a test under each of them, with a worker of its own.
-func eachReal(t *testing.T, test func(t *testing.T, h *harness, shared host)) {
+// eachReal runs a test or benchmark under each of them.
+func eachReal[T interface {
+	Run(name string, f func(T)) bool
+}](t T, test func(T, lambent.Isolation)) {
 	for _, isolation := range realIsolations() {
-		t.Run(string(isolation), func(t *testing.T) {
-			h, shared := newRealHarness(t, isolation, nil)
-			test(t, h, shared)
-		})
+		t.Run(string(isolation), func(t T) { test(t, isolation) })
 	}
 }
 
@@ -188,7 +187,8 @@ func newest(t testing.TB, registry *runtimes.Registry, language string) string {
 
 func TestRealEcho(t *testing.T) { eachReal(t, realEcho) }
 
-func realEcho(t *testing.T, h *harness, shared host) {
+func realEcho(t *testing.T, isolation lambent.Isolation) {
+	h, shared := newRealHarness(t, isolation, nil)
 	h.provided(shared.programs["echo"])
 	h.start("s")
 	for _, size := range []int{2, 1000, 100_000, 6 << 20} {
@@ -202,7 +202,8 @@ func realEcho(t *testing.T, h *harness, shared host) {
 
 func TestRealLanguages(t *testing.T) { eachReal(t, realLanguages) }
 
-func realLanguages(t *testing.T, h *harness, shared host) {
+func realLanguages(t *testing.T, isolation lambent.Isolation) {
+	h, shared := newRealHarness(t, isolation, nil)
 	for language, file := range map[string]string{
 		"python": "import os\nn = 0\ndef handler(event, context):\n    global n\n    n += 1\n    print('call', n, event)\n" +
 			"    open('/tmp/count', 'a').write('x')\n    return {'n': n, 'tmp': os.path.getsize('/tmp/count'), 'id': context.aws_request_id}\n",
@@ -238,7 +239,8 @@ func realLanguages(t *testing.T, h *harness, shared host) {
 // TestRealFailures drives the probe through all ways of failing in one sandbox. /tmp survives all of them, memory none.
 func TestRealFailures(t *testing.T) { eachReal(t, realFailures) }
 
-func realFailures(t *testing.T, h *harness, shared host) {
+func realFailures(t *testing.T, isolation lambent.Isolation) {
+	h, shared := newRealHarness(t, isolation, nil)
 	h.provided(shared.programs["probe"])
 	h.version.MemoryMiB, h.version.Timeout = 128, time.Minute // a loaded host is slow
 	h.start("s")
@@ -284,7 +286,8 @@ func realFailures(t *testing.T, h *harness, shared host) {
 
 func TestRealEntrypoints(t *testing.T) { eachReal(t, realEntrypoints) }
 
-func realEntrypoints(t *testing.T, h *harness, _ host) {
+func realEntrypoints(t *testing.T, isolation lambent.Isolation) {
+	h, _ := newRealHarness(t, isolation, nil)
 	for name, c := range map[string]struct {
 		files map[string]string
 		want  string
@@ -313,7 +316,8 @@ func realEntrypoints(t *testing.T, h *harness, _ host) {
 // A runtime in shell opens a connection for each request.
 func TestRealShellRuntime(t *testing.T) { eachReal(t, realShellRuntime) }
 
-func realShellRuntime(t *testing.T, h *harness, _ host) {
+func realShellRuntime(t *testing.T, isolation lambent.Isolation) {
+	h, _ := newRealHarness(t, isolation, nil)
 	if _, err := exec.LookPath("curl"); err != nil {
 		t.Skip("this host has no curl")
 	}
@@ -335,7 +339,8 @@ done
 
 func TestRealFreezeStopsEverything(t *testing.T) { eachReal(t, realFreezeStopsEverything) }
 
-func realFreezeStopsEverything(t *testing.T, h *harness, shared host) {
+func realFreezeStopsEverything(t *testing.T, isolation lambent.Isolation) {
+	h, shared := newRealHarness(t, isolation, nil)
 	h.provided(shared.programs["probe"])
 	h.version.MemoryMiB = 1769
 	h.start("s")
@@ -360,7 +365,8 @@ func realFreezeStopsEverything(t *testing.T, h *harness, shared host) {
 
 func TestRealManySandboxes(t *testing.T) { eachReal(t, realManySandboxes) }
 
-func realManySandboxes(t *testing.T, h *harness, shared host) {
+func realManySandboxes(t *testing.T, isolation lambent.Isolation) {
+	h, shared := newRealHarness(t, isolation, nil)
 	h.provided(shared.programs["echo"])
 	var group sync.WaitGroup
 	var mu sync.Mutex
@@ -396,8 +402,10 @@ func realManySandboxes(t *testing.T, h *harness, shared host) {
 	t.Log("starts took", times)
 }
 
-func BenchmarkRealInvoke(b *testing.B) {
-	h, shared := newRealHarness(b, lambent.IsolationNative, nil)
+func BenchmarkRealInvoke(b *testing.B) { eachReal(b, benchmarkInvoke) }
+
+func benchmarkInvoke(b *testing.B, isolation lambent.Isolation) {
+	h, shared := newRealHarness(b, isolation, nil)
 	h.provided(shared.programs["echo"])
 	h.version.MemoryMiB = 1769
 	event := []byte(`"` + strings.Repeat("x", 1022) + `"`)
@@ -440,8 +448,10 @@ func BenchmarkRealInvoke(b *testing.B) {
 	}
 }
 
-func BenchmarkRealColdStart(b *testing.B) {
-	h, shared := newRealHarness(b, lambent.IsolationNative, func(o *Options) { o.PoolMin = 4 })
+func BenchmarkRealColdStart(b *testing.B) { eachReal(b, benchmarkColdStart) }
+
+func benchmarkColdStart(b *testing.B, isolation lambent.Isolation) {
+	h, shared := newRealHarness(b, isolation, func(o *Options) { o.PoolMin = 4 })
 	h.provided(shared.programs["echo"])
 	h.version.MemoryMiB = 1769
 	n := 0

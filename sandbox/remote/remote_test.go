@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -13,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"lambent/sandbox"
+	"lambent/sandbox/gvisor"
 	"lambent/sandbox/native"
 	"lambent/sandbox/native/nativetest"
 	"lambent/sandbox/remote"
@@ -21,6 +23,7 @@ import (
 
 func TestMain(m *testing.M) {
 	native.MaybeInit()
+	gvisor.MaybeInit()
 	goleak.VerifyTestMain(m)
 }
 
@@ -34,7 +37,26 @@ func needHost(t *testing.T) {
 	}
 }
 
-// behind is a native driver that is used over a link.
+// links makes both ends of a link.
+type links func(dir string) (client, server func() (remote.Link, error), err error)
+
+// opener makes a driver with a state directory.
+type opener func(stateDir string) (sandbox.Driver, error)
+
+func openNative(stateDir string) (sandbox.Driver, error) {
+	return native.Open(native.Options{StateDir: stateDir})
+}
+
+// openGVisor uses the runsc of the checkout, or the one in the PATH.
+func openGVisor(stateDir string) (sandbox.Driver, error) {
+	runsc, lookErr := filepath.Abs("../../bin/runsc")
+	if _, err := os.Stat(runsc); lookErr != nil || err != nil {
+		runsc = ""
+	}
+	return gvisor.Open(gvisor.Options{StateDir: stateDir, Runsc: runsc})
+}
+
+// behind is a driver that is used over a link.
 type behind struct {
 	*remote.Driver
 	client *remote.Client
@@ -52,9 +74,9 @@ func (b *behind) Close() error {
 	return errors.Join(err, b.driver.Close())
 }
 
-// open makes a driver of its own behind a link. links makes both ends.
-func open(stateDir string, options remote.Options, links func(dir string) (client, server func() (remote.Link, error), err error)) (*behind, error) {
-	driver, err := native.Open(native.Options{StateDir: stateDir})
+// open makes a driver behind a link.
+func open(stateDir string, options remote.Options, driverOf opener, links links) (*behind, error) {
+	driver, err := driverOf(stateDir)
 	if err != nil {
 		return nil, err
 	}
@@ -63,7 +85,7 @@ func open(stateDir string, options remote.Options, links func(dir string) (clien
 		return nil, errors.Join(err, driver.Close())
 	}
 	b := &behind{driver: driver, served: make(chan error, 1)}
-	options.Drivers = map[string]sandbox.Driver{"native": driver}
+	options.Drivers = map[string]sandbox.Driver{"driver": driver}
 	go func() {
 		link, err := server()
 		if err == nil {
@@ -76,7 +98,7 @@ func open(stateDir string, options remote.Options, links func(dir string) (clien
 		return nil, err
 	}
 	b.client = remote.Dial(link)
-	b.Driver = b.client.Driver("native")
+	b.Driver = b.client.Driver("driver")
 	return b, nil
 }
 
@@ -92,10 +114,10 @@ func overMux(dir string) (client, server func() (remote.Link, error), err error)
 	return func() (remote.Link, error) { return remote.DialMux(near, dir) }, func() (remote.Link, error) { return remote.ServeMux(far) }, nil
 }
 
-func harness(victim string, links func(dir string) (client, server func() (remote.Link, error), err error)) sandboxtest.Harness {
+func harness(victim string, driverOf opener, links links) sandboxtest.Harness {
 	options := remote.Options{Source: func(path string) (string, func(), error) { return path, func() {}, nil }}
 	return sandboxtest.Harness{
-		Open:       func(stateDir string) (sandbox.Driver, error) { return open(stateDir, options, links) },
+		Open:       func(stateDir string) (sandbox.Driver, error) { return open(stateDir, options, driverOf, links) },
 		Leftovers:  nativetest.Leftovers,
 		VictimTest: victim,
 	}
@@ -105,23 +127,33 @@ func harness(victim string, links func(dir string) (client, server func() (remot
 
 func TestConformanceUnix(t *testing.T) {
 	needHost(t)
-	sandboxtest.Run(t, harness("TestVictimUnix", overUnix))
+	sandboxtest.Run(t, harness("TestVictimUnix", openNative, overUnix))
 }
 
-func TestVictimUnix(t *testing.T) { sandboxtest.Victim(t, harness("", overUnix)) }
+func TestVictimUnix(t *testing.T) { sandboxtest.Victim(t, harness("", openNative, overUnix)) }
 
 func TestConformanceMux(t *testing.T) {
 	needHost(t)
-	sandboxtest.Run(t, harness("TestVictimMux", overMux))
+	sandboxtest.Run(t, harness("TestVictimMux", openNative, overMux))
 }
 
-func TestVictimMux(t *testing.T) { sandboxtest.Victim(t, harness("", overMux)) }
+func TestVictimMux(t *testing.T) { sandboxtest.Victim(t, harness("", openNative, overMux)) }
+
+// TestConformanceGVisor leaves out what is of the sandbox alone.
+func TestConformanceGVisor(t *testing.T) {
+	needHost(t)
+	h := harness("TestVictimGVisor", openGVisor, overUnix)
+	h.Kind = "gvisor"
+	sandboxtest.RunBut(t, h, "Isolation", "Attempts", "Neighbours")
+}
+
+func TestVictimGVisor(t *testing.T) { sandboxtest.Victim(t, harness("", openGVisor, overUnix)) }
 
 // TestRefusedSource checks that what the server may not show is not mounted, whatever the client asks for.
 func TestRefusedSource(t *testing.T) {
 	needHost(t)
 	refused := errors.New("not below the code's directory")
-	d, err := open(t.TempDir(), remote.Options{Source: func(string) (string, func(), error) { return "", nil, refused }}, overUnix)
+	d, err := open(t.TempDir(), remote.Options{Source: func(string) (string, func(), error) { return "", nil, refused }}, openNative, overUnix)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -139,7 +171,7 @@ func TestRefusedSource(t *testing.T) {
 
 // TestServerGone checks that a client whose server is gone waits for nothing.
 func TestServerGone(t *testing.T) {
-	for name, links := range map[string]func(string) (client, server func() (remote.Link, error), err error){"unix": overUnix, "mux": overMux} {
+	for name, links := range map[string]links{"unix": overUnix, "mux": overMux} {
 		t.Run(name, func(t *testing.T) {
 			client, server, err := links(t.TempDir())
 			if err != nil {
