@@ -43,7 +43,6 @@ func socketPair(name string) (*net.UnixConn, *os.File, error) {
 type message struct {
 	parts []string
 	files []int
-	pid   int // the sender's process ID on the host, when the socket asks the kernel for it
 }
 
 // sendMessage writes one message, within answerTimeout.
@@ -70,7 +69,7 @@ func receiveMessage(conn *net.UnixConn, buffer, control []byte) (message, error)
 		return message{}, err
 	}
 	files, err := wire.Files(control[:controlLen])
-	m := message{files: files, pid: senderID(control[:controlLen])}
+	m := message{files: files}
 	if err == nil && n == 0 {
 		err = io.EOF
 	}
@@ -87,25 +86,8 @@ func receiveMessage(conn *net.UnixConn, buffer, control []byte) (message, error)
 	return m, nil
 }
 
-// controlSpace is the room for a message's descriptors and its sender.
-func controlSpace() []byte { return make([]byte, unix.CmsgSpace(4*4)+unix.CmsgSpace(unix.SizeofUcred)) }
-
-// senderID returns the process ID that the kernel attached, 0 when there is none.
-func senderID(control []byte) int {
-	if len(control) == 0 {
-		return 0
-	}
-	messages, err := unix.ParseSocketControlMessage(control)
-	if err != nil {
-		return 0
-	}
-	for i := range messages {
-		if credentials, err := unix.ParseUnixCredentials(&messages[i]); err == nil {
-			return int(credentials.Pid)
-		}
-	}
-	return 0
-}
+// controlSpace is the room for a message's descriptors.
+func controlSpace() []byte { return make([]byte, unix.CmsgSpace(4*4)) }
 
 // failure makes an error of a Failed message.
 func failure(parts []string) error {

@@ -13,7 +13,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"lambent/sandbox"
-	"lambent/sandbox/identity"
 	"lambent/sandbox/native/wire"
 )
 
@@ -41,15 +40,16 @@ func (s *Sandbox) prepare() (*starter, error) {
 
 func (s *Sandbox) prepareOn(conn *net.UnixConn, inside *os.File) (*starter, error) {
 	defer inside.Close()
-	if err := askSender(conn); err != nil {
-		return nil, err
-	}
 	unified, tasks, err := s.group.OpenEntries()
 	if err != nil {
 		return nil, err
 	}
 	defer closeFiles(append(tasks, unified))
-	answer, err := s.control.ask(descriptors([]*os.File{inside, unified}), wire.Prepare)
+	parts := []string{wire.Prepare}
+	if unified != nil {
+		parts = append(parts, wire.Unified)
+	}
+	answer, err := s.control.ask(descriptors(append([]*os.File{inside, unified}, tasks...)), parts...)
 	if err != nil {
 		return nil, err
 	}
@@ -62,38 +62,10 @@ func (s *Sandbox) prepareOn(conn *net.UnixConn, inside *os.File) (*starter, erro
 	if err != nil || pid <= 1 {
 		return nil, wire.ErrMalformed
 	}
-	hello, err := hear(conn, wire.Hello)
-	if err != nil {
-		return nil, err
-	}
-	if hello.pid <= 1 {
-		return nil, wire.ErrMalformed
-	}
-	// Functions are the first to go when the host runs out of memory. Written with CAP_SYS_RESOURCE this cannot be undone.
-	if err := os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", hello.pid), []byte("1000"), 0); err != nil {
-		return nil, err
-	}
-	err = sendMessage(conn, descriptors(tasks), wire.Confine, strconv.Itoa(identity.FunctionUID), strconv.Itoa(identity.FunctionGID), s.driver.filter)
-	if err != nil {
-		return nil, err
-	}
 	if _, err := hear(conn, wire.Ready); err != nil {
 		return nil, err
 	}
 	return &starter{conn: conn, pid: pid}, nil
-}
-
-// askSender has the kernel attach the sender's process ID to what is read from conn.
-func askSender(conn *net.UnixConn) error {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var option error
-	err = raw.Control(func(fd uintptr) {
-		option = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PASSCRED, 1)
-	})
-	return errors.Join(err, option)
 }
 
 // hear reads the message of a name, or the failure that came instead.

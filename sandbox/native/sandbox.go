@@ -16,6 +16,7 @@ import (
 	"lambent/sandbox"
 	"lambent/sandbox/cgroup"
 	"lambent/sandbox/ephemeral"
+	"lambent/sandbox/identity"
 	"lambent/sandbox/native/wire"
 )
 
@@ -151,7 +152,8 @@ func (s *Sandbox) setUp() error {
 		return err
 	}
 	defer unix.Close(root)
-	parts := append([]string{wire.Setup, "sandbox", sandbox.RuntimeAPIAddress, strconv.Itoa(shmMiB)}, s.driver.masks...)
+	parts := append([]string{wire.Setup, "sandbox", sandbox.RuntimeAPIAddress, strconv.Itoa(shmMiB), strconv.Itoa(identity.FunctionUID),
+		strconv.Itoa(identity.FunctionGID), s.driver.filter}, s.driver.masks...)
 	answer, err := s.control.ask([]int{root}, parts...)
 	if err != nil {
 		return fmt.Errorf("set up: %w", err)

@@ -1,7 +1,7 @@
 package initproc
 
 import (
-	"runtime"
+	"errors"
 	"syscall"
 	"unsafe"
 
@@ -18,8 +18,8 @@ const initCapabilities = 1<<unix.CAP_SYS_ADMIN | 1<<unix.CAP_SETUID | 1<<unix.CA
 // dropBounding empties the calling thread's bounding set, so that no exec can bring a capability back.
 func dropBounding() error {
 	for capability := uintptr(0); capability <= 63; capability++ {
-		err := unix.Prctl(unix.PR_CAPBSET_DROP, capability, 0, 0, 0)
-		if err == unix.EINVAL { // beyond the last capability of this kernel
+		err := prctl(unix.PR_CAPBSET_DROP, capability)
+		if errors.Is(err, unix.EINVAL) { // beyond the last capability of this kernel
 			return nil
 		}
 		if err != nil {
@@ -34,36 +34,32 @@ func dropBounding() error {
 const securebits = 1<<0 /* noroot */ | 1<<1 /* locked */ | 1<<3 /* no_setuid_fixup locked, off */ |
 	1<<5 /* keep_caps locked, off */ | 1<<6 /* no_cap_ambient_raise */ | 1<<7 /* locked */
 
-// dropInit leaves initCapabilities to every thread of the init. A starter gets them all back by its exec, as root of the
-// user namespace, and gives them up in confine.
-func dropInit() error {
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	data := [2]unix.CapUserData{{Effective: initCapabilities, Permitted: initCapabilities}}
-	_, _, errno := syscall.AllThreadsSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&data)), 0)
-	if errno != 0 {
-		return failed("drop capabilities", errno)
-	}
-	return nil
+// capabilities is struct __user_cap_header_struct with the data that follows it in a call.
+type capabilities struct {
+	header unix.CapUserHeader
+	data   [2]unix.CapUserData
 }
 
-// runStarter enters its cgroups, gives up every right, waits for a command, and becomes it. Cgroups and rights belong to threads in Linux, so all of it happens on one thread, which is the one that survives the exec.
-func runStarter(conn *wire.Conn) int {
-	runtime.LockOSThread()
-	if closeInherited() != nil || unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0) != nil {
-		return 1
-	}
-	if conn.Send(nil, wire.Hello) != nil {
-		return 1
-	}
-	parts, cgroups, err := conn.Receive()
-	if err != nil || len(parts) != 4 || parts[0] != wire.Confine {
-		return 1
-	}
-	err = enterCgroups(cgroups)
-	wire.CloseAll(cgroups)
-	if err == nil {
-		err = confine(parts[1], parts[2], parts[3])
-	}
+// setCapabilities gives the process the capabilities of a set, and no others.
+func setCapabilities(set uint32) error {
+	c := &capabilities{header: unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3},
+		data: [2]unix.CapUserData{{Effective: set, Permitted: set}}}
+	err := do(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&c.header)), uintptr(unsafe.Pointer(&c.data)))
+	return failed("drop capabilities", err)
+}
+
+// dropInit leaves initCapabilities to the init, and to its starters, which give them up in confine.
+func dropInit() error { return setCapabilities(initCapabilities) }
+
+// rights say what a starter gives up its own for.
+type rights struct {
+	uid, gid int
+	filter   []byte // struct sock_filter, as often as there are
+}
+
+// runStarter enters its cgroups, gives up every right, waits for a command, and becomes it.
+func runStarter(socket int, cgroups []int, to rights) int {
+	conn, err := beginStarter(socket, cgroups, to)
 	if err != nil {
 		_ = reply(conn, nil, nil, err) // a driver that is gone needs no reason
 		return 1
@@ -79,85 +75,96 @@ func runStarter(conn *wire.Conn) int {
 	return 1
 }
 
+func beginStarter(socket int, cgroups []int, to rights) (*wire.Conn, error) {
+	conn := wire.NewLonelyConn(socket)
+	setName("lambent-starter")
+	if err := do(unix.SYS_SETSID); err != nil {
+		return conn, failed("begin a session", err)
+	}
+	if err := enterCgroups(cgroups); err != nil {
+		return conn, err
+	}
+	if err := keepOnly(socket); err != nil {
+		return conn, err
+	}
+	conn = wire.NewLonelyConn(wire.ControlFD)
+	if err := signalMask(0); err != nil {
+		return conn, failed("take signals", err)
+	}
+	return conn, confine(to)
+}
+
 // enterCgroups moves the calling thread. A thread that moves itself is the one case in which the kernel waits for nothing:
 // any other move holds a lock of all cgroups, which freezing needs as well, for many milliseconds.
 func enterCgroups(tasks []int) error {
 	for _, fd := range tasks {
-		if _, err := unix.Write(fd, []byte("0")); err != nil {
+		self := []byte("0")
+		if err := do(unix.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(&self[0])), 1); err != nil {
 			return failed("enter a cgroup", err)
 		}
 	}
 	return nil
 }
 
-// confine gives up every right of the calling thread. The order matters: each step still needs what later ones drop.
-func confine(uidText, gidText, program string) error {
-	uid, okUID := decimal(uidText, 1<<16)
-	gid, okGID := decimal(gidText, 1<<16)
-	if !okUID || !okGID || uid == 0 || gid == 0 {
+// confine gives up every right. The order matters: each step still needs what later ones drop.
+func confine(to rights) error {
+	if to.uid == 0 || to.gid == 0 {
 		return failed("read the user", syscall.EINVAL)
 	}
-	if err := unix.Unshare(unix.CLONE_NEWCGROUP); err != nil {
+	if err := do(unix.SYS_UNSHARE, unix.CLONE_NEWCGROUP); err != nil {
 		return failed("unshare the cgroup namespace", err)
 	}
-	_, _, errno := unix.RawSyscall(unix.SYS_KEYCTL, unix.KEYCTL_JOIN_SESSION_KEYRING, 0, 0)
-	if errno != 0 && errno != unix.ENOSYS {
-		return failed("leave the host's key ring", errno)
+	err := do(unix.SYS_KEYCTL, unix.KEYCTL_JOIN_SESSION_KEYRING, 0, 0)
+	if err != nil && !errors.Is(err, unix.ENOSYS) {
+		return failed("leave the host's key ring", err)
 	}
-	if err := syscall.Setrlimit(unix.RLIMIT_CORE, &syscall.Rlimit{}); err != nil {
+	if err := setLimit(unix.RLIMIT_CORE, 0); err != nil {
 		return failed("forbid core dumps", err)
 	}
-	unix.Umask(0o022)
+	_ = do(unix.SYS_UMASK, 0o022) // never fails
 	if err := dropBounding(); err != nil {
 		return err
 	}
-	if err := unix.Prctl(unix.PR_SET_SECUREBITS, securebits, 0, 0, 0); err != nil {
+	if err := prctl(unix.PR_SET_SECUREBITS, securebits); err != nil {
 		return failed("set secure bits", err)
 	}
-	if err := changeUser(uid, gid); err != nil {
+	if err := changeUser(uintptr(to.uid), uintptr(to.gid)); err != nil {
 		return err
 	}
-	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+	if err := setCapabilities(0); err != nil {
+		return err
+	}
+	if err := prctl(unix.PR_SET_NO_NEW_PRIVS, 1); err != nil {
 		return failed("set no_new_privs", err)
 	}
-	return loadFilter(program)
+	return loadFilter(to.filter)
 }
 
-// changeUser sets the thread's groups and users, and clears all of its capabilities.
-func changeUser(uid, gid int) error {
-	if _, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, 0, 0, 0); errno != 0 {
-		return failed("drop groups", errno)
+// changeUser sets the groups and the users of the process.
+func changeUser(uid, gid uintptr) error {
+	if err := do(unix.SYS_SETGROUPS, 0, 0); err != nil {
+		return failed("drop groups", err)
 	}
-	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESGID, uintptr(gid), uintptr(gid), uintptr(gid)); errno != 0 {
-		return failed("set the group", errno)
+	if err := do(unix.SYS_SETRESGID, gid, gid, gid); err != nil {
+		return failed("set the group", err)
 	}
-	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, uintptr(uid), uintptr(uid), uintptr(uid)); errno != 0 {
-		return failed("set the user", errno)
-	}
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var none [2]unix.CapUserData
-	return failed("drop capabilities", unix.Capset(&header, &none[0]))
+	return failed("set the user", do(unix.SYS_SETRESUID, uid, uid, uid))
 }
 
 // filterInstruction is the size of struct sock_filter.
 const filterInstruction = 8
 
-// loadFilter installs a seccomp program for the calling thread.
-func loadFilter(program string) error {
-	if len(program) == 0 || len(program)%filterInstruction != 0 {
+// loadFilter installs a seccomp program.
+func loadFilter(code []byte) error {
+	if len(code) == 0 || len(code)%filterInstruction != 0 {
 		return failed("read the system call filter", syscall.EINVAL)
 	}
-	code := []byte(program)
-	fprog := unix.SockFprog{
+	program := &unix.SockFprog{
 		Len:    uint16(len(code) / filterInstruction),
 		Filter: (*unix.SockFilter)(unsafe.Pointer(unsafe.SliceData(code))),
 	}
-	_, _, errno := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&fprog)))
-	runtime.KeepAlive(code)
-	if errno != 0 {
-		return failed("load the system call filter", errno)
-	}
-	return nil
+	err := do(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(program)))
+	return failed("load the system call filter", err)
 }
 
 // become executes the command of an Exec message. It returns only when it fails.
@@ -173,40 +180,51 @@ func become(parts []string, fds []int) error {
 	}
 	args, env := parts[5:5+count], parts[5+count:]
 	for _, to := range []int{1, 2} {
-		if err := unix.Dup3(fds[0], to, 0); err != nil {
+		if err := do(unix.SYS_DUP3, uintptr(fds[0]), uintptr(to), 0); err != nil {
 			return failed("set the output", err)
 		}
 	}
-	limit := syscall.Rlimit{Cur: uint64(files), Max: uint64(files)}
-	if err := syscall.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+	if err := setLimit(unix.RLIMIT_NOFILE, uint64(files)); err != nil {
 		return failed("limit open files", err)
 	}
-	if err := unix.CloseRange(wire.ControlFD, ^uint(0)>>33, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+	if err := do(unix.SYS_CLOSE_RANGE, wire.ControlFD, uintptr(^uint32(0)), unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return failed("close descriptors", err)
 	}
-	if err := unix.Chdir(dir); err != nil {
+	if err := named(unix.SYS_CHDIR, dir, 0); err != nil {
 		return failed("enter "+dir, err)
 	}
-	if err := defaultSignals(); err != nil {
+	return failed("execute "+path, execute(path, args, env))
+}
+
+// execute is execve.
+func execute(path string, args, env []string) error {
+	name, err := unix.BytePtrFromString(path)
+	if err != nil {
 		return err
 	}
-	return failed("execute "+path, syscall.Exec(path, args, env))
+	argv, err := syscall.SlicePtrFromStrings(args)
+	if err != nil {
+		return err
+	}
+	environment, err := syscall.SlicePtrFromStrings(env)
+	if err != nil {
+		return err
+	}
+	return do(unix.SYS_EXECVE, uintptr(unsafe.Pointer(name)), uintptr(unsafe.Pointer(&argv[0])), uintptr(unsafe.Pointer(&environment[0])))
 }
 
 // lastSignal is the highest signal number of Linux.
 const lastSignal = 64
 
-// defaultSignals gives every signal its default action. What the service ignores, as under nohup, would stay ignored over
-// the exec.
+// defaultSignals gives every signal its default action. What the service ignores, as under nohup, would stay ignored in the
+// function.
 func defaultSignals() error {
-	var action [4]uint64 // struct sigaction of the kernel: SIG_DFL, no flags, no restorer, empty mask
 	for signal := uintptr(1); signal <= lastSignal; signal++ {
 		if signal == uintptr(syscall.SIGKILL) || signal == uintptr(syscall.SIGSTOP) {
 			continue
 		}
-		_, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, signal, uintptr(unsafe.Pointer(&action)), 0, 8, 0, 0)
-		if errno != 0 {
-			return failed("reset signals", errno)
+		if err := setAction(signal, defaultAction); err != nil {
+			return failed("reset signals", err)
 		}
 	}
 	return nil

@@ -1,43 +1,94 @@
 package initproc
 
 import (
+	"errors"
+	"slices"
 	"strconv"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
 	"lambent/sandbox/native/wire"
 )
 
-// initProcess is process 1 of a sandbox. Its main loop answers the driver; a second goroutine reaps.
+// initProcess is process 1 of a sandbox. It answers the driver, and reaps.
 type initProcess struct {
 	conn   *wire.Conn
-	family *family
+	ended  int // becomes readable when a child has ended
+	begun  []int
+	rights rights
+
+	polled [2]unix.PollFd
+	status int32
+	event  [unsafe.Sizeof(unix.SignalfdSiginfo{})]byte
 }
 
 // runInit serves the control socket until the driver closes it or dies. The kernel then ends all that is in the sandbox.
-func runInit(conn *wire.Conn) int {
-	p := &initProcess{conn: conn, family: newFamily(conn)}
-	if err := p.protect(); err != nil {
-		_ = reply(conn, nil, nil, err) // the exit status says it too
-		return 1
+func runInit(socket int) int {
+	p := &initProcess{conn: wire.NewLonelyConn(wire.ControlFD)}
+	if p.begin(socket) != nil {
+		return 1 // the driver sees that this is gone
 	}
-	return serve(conn, p.family, p.handle)
+	for {
+		p.polled = [2]unix.PollFd{{Fd: wire.ControlFD, Events: unix.POLLIN}, {Fd: int32(p.ended), Events: unix.POLLIN}}
+		if do(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&p.polled[0])), uintptr(len(p.polled)), 0, 0, 0) != nil {
+			return 1
+		}
+		if p.polled[1].Revents != 0 && p.reapEnded() != nil {
+			return 1
+		}
+		if p.polled[0].Revents != 0 && !p.serve() {
+			return 0
+		}
+	}
 }
 
-// protect makes the init itself unreachable from the sandbox.
-func (p *initProcess) protect() error {
-	if err := closeInherited(); err != nil {
+// begin makes the init itself unreachable from the sandbox, and hears of its children's ends.
+func (p *initProcess) begin(socket int) error {
+	setName("lambent-init")
+	if err := keepOnly(socket); err != nil {
 		return err
 	}
-	return failed("set undumpable", unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0))
+	if err := prctl(unix.PR_SET_DUMPABLE, 0); err != nil {
+		return failed("set undumpable", err)
+	}
+	if err := do(unix.SYS_SETSID); err != nil {
+		return failed("begin a session", err)
+	}
+	if err := defaultSignals(); err != nil {
+		return err
+	}
+	ended := uint64(1) << (syscall.SIGCHLD - 1)
+	if err := signalMask(ended); err != nil {
+		return failed("block signals", err)
+	}
+	set := &ended
+	fd, err := call(unix.SYS_SIGNALFD4, ^uintptr(0), uintptr(unsafe.Pointer(set)), signalSetBytes, unix.SFD_CLOEXEC)
+	p.ended = fd
+	return failed("hear of children", err)
+}
+
+// serve answers one message, and reports whether more may come.
+func (p *initProcess) serve() bool {
+	parts, fds, err := p.conn.Receive()
+	if err != nil || parts == nil {
+		return false
+	}
+	answer, files, err := p.handle(parts, fds)
+	closeFiles(fds)
+	if reply(p.conn, answer, files, err) != nil {
+		return false
+	}
+	closeFiles(files)
+	return true
 }
 
 // handle does what one message asks. The files of the answer are closed after it was sent.
 func (p *initProcess) handle(parts []string, fds []int) (answer []string, files []int, err error) {
 	switch name, args := parts[0], parts[1:]; {
-	case name == wire.Setup && len(fds) == 1 && len(args) >= 3:
-		listener, err := setup(fds[0], args[0], args[1], args[2], args[3:])
+	case name == wire.Setup && len(fds) == 1 && len(args) >= 6:
+		listener, err := p.setup(fds[0], args)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -47,9 +98,12 @@ func (p *initProcess) handle(parts []string, fds []int) (answer []string, files 
 	case name == wire.Mount && len(args) == len(fds)+1 && args[0] == wire.Replace:
 		return nil, nil, mountTrees(fds, args[1:], true)
 	case name == wire.Hostname && len(args) == 1:
-		return nil, nil, failed("set host name", unix.Sethostname([]byte(args[0])))
-	case name == wire.Prepare && (len(fds) == 1 || len(fds) == 2):
-		pid, err := p.spawn(fds[0], fds[1:])
+		return nil, nil, failed("set host name", setHostname(args[0]))
+	case name == wire.Prepare && len(args) == 0 && len(fds) >= 1:
+		pid, err := p.prepare(fds[0], -1, fds[1:])
+		return []string{strconv.Itoa(pid)}, nil, err
+	case name == wire.Prepare && len(args) == 1 && args[0] == wire.Unified && len(fds) >= 2:
+		pid, err := p.prepare(fds[0], fds[1], fds[2:])
 		return []string{strconv.Itoa(pid)}, nil, err
 	case name == wire.KillAll:
 		return nil, nil, p.killAll()
@@ -57,34 +111,84 @@ func (p *initProcess) handle(parts []string, fds []int) (answer []string, files 
 	return nil, nil, failed("understand the driver", syscall.EBADMSG)
 }
 
-// spawn starts a starter, which inherits the init's namespaces and user, in the cgroup that is given.
-func (p *initProcess) spawn(socket int, cgroup []int) (int, error) {
-	null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
+// setup becomes root of the namespaces and turns them into a sandbox.
+func (p *initProcess) setup(root int, args []string) (listener int, err error) {
+	if err := changeUser(0, 0); err != nil {
+		return 0, err
+	}
+	uid, okUID := decimal(args[3], 1<<16)
+	gid, okGID := decimal(args[4], 1<<16)
+	if !okUID || !okGID {
+		return 0, failed("read the user", syscall.EINVAL)
+	}
+	p.rights = rights{uid: uid, gid: gid, filter: []byte(args[5])}
+	return setup(root, args[0], args[1], args[2], args[6:])
+}
+
+// prepare forks a starter, which inherits the init's namespaces and user, into a cgroup of the unified tree, -1 for none.
+func (p *initProcess) prepare(socket, unified int, cgroups []int) (int, error) {
+	pid, pidFD, err := fork(0, unified)
 	if err != nil {
-		return 0, failed("open /dev/null", err)
+		return 0, failed("start a starter", err)
 	}
-	defer unix.Close(null)
-	attributes := &syscall.SysProcAttr{Setsid: true}
-	if len(cgroup) > 0 {
-		attributes.UseCgroupFD, attributes.CgroupFD = true, cgroup[0]
+	if pid == 0 {
+		exit(runStarter(socket, cgroups, p.rights))
 	}
-	return p.family.begin(func() (int, error) {
-		pid, err := syscall.ForkExec("/proc/self/exe", []string{wire.StarterName}, &syscall.ProcAttr{
-			Dir:   "/",
-			Env:   []string{"GOMAXPROCS=1"},
-			Files: []uintptr{uintptr(null), uintptr(null), uintptr(null), uintptr(socket)},
-			Sys:   attributes,
-		})
-		return pid, failed("start a starter", err)
-	})
+	closeFile(pidFD)
+	p.begun = append(p.begun, pid)
+	return pid, nil
 }
 
 // killAll ends every process of the sandbox but this one. The kernel walks all of them under the lock that a fork needs,
 // so that nothing that forks gets away.
 func (p *initProcess) killAll() error {
-	if err := unix.Kill(-1, unix.SIGKILL); err != nil && err != unix.ESRCH {
+	if err := do(unix.SYS_KILL, ^uintptr(0), uintptr(syscall.SIGKILL)); err != nil && !errors.Is(err, unix.ESRCH) {
 		return failed("kill all", err)
 	}
-	p.family.awaitNone()
-	return nil
+	return p.reap(0)
+}
+
+// reapEnded reaps the children that have ended.
+func (p *initProcess) reapEnded() error {
+	if err := do(unix.SYS_READ, uintptr(p.ended), uintptr(unsafe.Pointer(&p.event)), unsafe.Sizeof(p.event)); err != nil {
+		return err
+	}
+	return p.reap(unix.WNOHANG)
+}
+
+// reap waits for children, orphans that fell to the init included, until there is none; with WNOHANG, none that has ended. It
+// tells the driver of those that were begun here.
+func (p *initProcess) reap(options uintptr) error {
+	for {
+		pid, err := call(unix.SYS_WAIT4, ^uintptr(0), uintptr(unsafe.Pointer(&p.status)), options, 0)
+		if errors.Is(err, unix.ECHILD) || err == nil && pid == 0 {
+			return nil
+		}
+		if err != nil {
+			return failed("wait for children", err)
+		}
+		at := slices.Index(p.begun, pid)
+		if at < 0 {
+			continue
+		}
+		p.begun = slices.Delete(p.begun, at, at+1)
+		status := syscall.WaitStatus(p.status)
+		code, signal := status.ExitStatus(), 0
+		if status.Signaled() {
+			code, signal = 0, int(status.Signal())
+		}
+		if err := p.conn.Send(nil, wire.Exit, strconv.Itoa(pid), strconv.Itoa(code), strconv.Itoa(signal)); err != nil {
+			return err
+		}
+	}
+}
+
+// reply answers a message.
+func reply(conn *wire.Conn, answer []string, files []int, err error) error {
+	if err == nil {
+		return conn.Send(files, append([]string{wire.OK}, answer...)...)
+	}
+	errno := syscall.Errno(0)
+	errors.As(err, &errno)
+	return conn.Send(nil, wire.Failed, err.Error(), strconv.Itoa(int(errno)))
 }

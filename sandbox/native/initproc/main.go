@@ -1,7 +1,7 @@
 // Package initproc is what runs on behalf of the native driver before a function does. The spawner, one for a driver, is a
-// small process outside that starts inits: a fork of the driver's own process would copy the tables of all its memory. The
-// init is process 1 of a sandbox, builds its root and network, and reaps. The starter gives up every right and then becomes
-// the function's process by exec.
+// small process outside that forks inits: a fork of the driver's own process would copy the tables of all its memory. The
+// init is process 1 of a sandbox, builds its root and network, forks starters, and reaps. A starter gives up every right and then
+// becomes the function's process by exec.
 //
 // All are trusted until the function starts. From then on the init trusts nothing that happens in the sandbox, and the
 // driver trusts nothing that the init says.
@@ -17,39 +17,20 @@ import (
 	"lambent/sandbox/native/wire"
 )
 
-// memoryLimit keeps the heap of spawner and init small, in bytes.
-const memoryLimit = 8 << 20
-
-// Main runs a spawner, an init or a starter, as os.Args[0] says, and returns the exit status. known is false when os.Args[0] names
-// none; then nothing was done.
+// Main runs a spawner when os.Args[0] says so, and returns the exit status. known is false when it does not; then nothing was done.
 func Main() (status int, known bool) {
-	if len(os.Args) == 0 {
+	if len(os.Args) == 0 || os.Args[0] != wire.SpawnerName {
 		return 0, false
 	}
-	switch os.Args[0] {
-	case wire.SpawnerName, wire.InitName, wire.StarterName:
-		setName(os.Args[0])
-	default:
-		return 0, false
-	}
-	switch os.Args[0] {
-	case wire.SpawnerName:
-		debug.SetGCPercent(-1)
-		debug.SetMemoryLimit(memoryLimit)
-		return runSpawner(wire.NewConn(wire.ControlFD)), true
-	case wire.InitName:
-		debug.SetGCPercent(-1)
-		debug.SetMemoryLimit(memoryLimit)
-		return runInit(wire.NewConn(wire.ControlFD)), true
-	}
-	debug.SetGCPercent(-1)
-	return runStarter(wire.NewConn(wire.ControlFD)), true
+	setName(wire.SpawnerName)
+	debug.SetGCPercent(-1) // see fork.go
+	return runSpawner(wire.NewConn(wire.ControlFD)), true
 }
 
 // setName sets what ps shows, "exe" without it. It is no harm when it fails.
 func setName(name string) {
 	text := append([]byte(name), 0)
-	_ = unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(&text[0])), 0, 0, 0)
+	_ = do(unix.SYS_PRCTL, unix.PR_SET_NAME, uintptr(unsafe.Pointer(&text[0])), 0, 0, 0)
 }
 
 // stepError is a system call that failed, by the name of the step. It keeps package fmt out of the init.
@@ -71,5 +52,5 @@ func failed(step string, err error) error {
 
 // closeInherited closes every descriptor above the control socket.
 func closeInherited() error {
-	return failed("close inherited descriptors", unix.CloseRange(wire.ControlFD+1, ^uint(0)>>33, 0))
+	return failed("close inherited descriptors", do(unix.SYS_CLOSE_RANGE, wire.ControlFD+1, uintptr(^uint32(0)), 0))
 }

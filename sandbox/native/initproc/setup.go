@@ -1,8 +1,10 @@
 package initproc
 
 import (
+	"errors"
 	"strings"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -13,7 +15,7 @@ func setup(root int, hostname, address, shmMiB string, masks []string) (listener
 	if err := enterRoot(root, shmMiB, masks); err != nil {
 		return 0, err
 	}
-	if err := failed("set host name", unix.Sethostname([]byte(hostname))); err != nil {
+	if err := failed("set host name", setHostname(hostname)); err != nil {
 		return 0, err
 	}
 	host, port, err := parseAddress(address)
@@ -33,31 +35,31 @@ func setup(root int, hostname, address, shmMiB string, masks []string) (listener
 // while the host's is still there: the kernel gives a user namespace no more of proc than it can already see.
 func enterRoot(root int, shmMiB string, masks []string) error {
 	const sealed = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+	if err := mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return failed("make mounts private", err)
 	}
-	if err := unix.MoveMount(root, "", unix.AT_FDCWD, "/", unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+	if err := moveMount(root, "/"); err != nil {
 		return failed("mount the root", err)
 	}
-	if err := unix.Fchdir(root); err != nil {
+	if err := do(unix.SYS_FCHDIR, uintptr(root)); err != nil {
 		return failed("enter the root", err)
 	}
-	if err := unix.Mount("proc", "proc", "proc", sealed, "hidepid=invisible"); err != nil {
+	if err := mount("proc", "proc", "proc", sealed, "hidepid=invisible"); err != nil {
 		return failed("mount /proc", err)
 	}
 	if err := maskProc(masks); err != nil {
 		return err
 	}
-	if err := unix.Mount("shm", "dev/shm", "tmpfs", sealed, "mode=1777,nr_inodes=4096,size="+shmMiB+"m"); err != nil {
+	if err := mount("shm", "dev/shm", "tmpfs", sealed, "mode=1777,nr_inodes=4096,size="+shmMiB+"m"); err != nil {
 		return failed("mount /dev/shm", err)
 	}
-	if err := unix.PivotRoot(".", "."); err != nil {
+	if err := pivotRoot(); err != nil {
 		return failed("pivot to the root", err)
 	}
-	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
+	if err := unmount("."); err != nil {
 		return failed("unmount the host's root", err)
 	}
-	return failed("enter the root", unix.Chdir("/"))
+	return failed("enter the root", named(unix.SYS_CHDIR, "/", 0))
 }
 
 // maskProc hides entries of the new proc behind /dev/null or an empty directory, or makes them read-only.
@@ -66,26 +68,27 @@ func maskProc(masks []string) error {
 	for _, mask := range masks {
 		action, name, _ := strings.Cut(mask, " ")
 		path := "proc/" + name
-		var stat unix.Stat_t
-		if err := unix.Stat(path, &stat); err == unix.ENOENT {
+		directory, err := isDirectory(path)
+		if errors.Is(err, unix.ENOENT) {
 			continue
-		} else if err != nil {
+		}
+		if err != nil {
 			return failed("look at "+path, err)
 		}
 		source := path
 		if action == "hide" {
 			source = "dev/null"
-			if stat.Mode&unix.S_IFMT == unix.S_IFDIR {
+			if directory {
 				source = "mnt"
 			}
 		}
-		if err := unix.Mount(source, path, "", unix.MS_BIND, ""); err != nil {
+		if err := mount(source, path, "", unix.MS_BIND, ""); err != nil {
 			return failed("mask "+path, err)
 		}
 		if action == "hide" {
 			continue
 		}
-		if err := unix.Mount("", path, "", readOnly, ""); err != nil {
+		if err := mount("", path, "", readOnly, ""); err != nil {
 			return failed("make read-only "+path, err)
 		}
 	}
@@ -96,12 +99,11 @@ func maskProc(masks []string) error {
 func mountTrees(trees []int, targets []string, replace bool) error {
 	for i, tree := range trees {
 		if replace {
-			if err := unix.Unmount(targets[i], unix.MNT_DETACH); err != nil {
+			if err := unmount(targets[i]); err != nil {
 				return failed("unmount "+targets[i], err)
 			}
 		}
-		err := unix.MoveMount(tree, "", unix.AT_FDCWD, targets[i], unix.MOVE_MOUNT_F_EMPTY_PATH)
-		if err != nil {
+		if err := moveMount(tree, targets[i]); err != nil {
 			return failed("mount "+targets[i], err)
 		}
 	}
@@ -144,21 +146,21 @@ func decimal(text string, limit int) (n int, ok bool) {
 
 // raiseLoopback brings lo up, which gives it 127.0.0.1, and adds host to it.
 func raiseLoopback(host [4]byte) error {
-	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	socket, err := call(unix.SYS_SOCKET, unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return failed("open a socket", err)
 	}
-	defer unix.Close(socket)
+	defer closeFile(socket)
 	request, err := unix.NewIfreq("lo")
 	if err != nil {
 		return failed("name the loopback interface", err)
 	}
 	request.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
-	if err := unix.IoctlIfreq(socket, unix.SIOCSIFFLAGS, request); err != nil {
+	if err := do(unix.SYS_IOCTL, uintptr(socket), unix.SIOCSIFFLAGS, uintptr(unsafe.Pointer(request))); err != nil {
 		return failed("raise the loopback interface", err)
 	}
 	for _, set := range []struct {
-		ioctl   uint
+		ioctl   uintptr
 		address [4]byte
 	}{
 		{unix.SIOCSIFADDR, host},
@@ -171,7 +173,7 @@ func raiseLoopback(host [4]byte) error {
 		if err := request.SetInet4Addr(set.address[:]); err != nil {
 			return failed("set the address", err)
 		}
-		if err := unix.IoctlIfreq(socket, set.ioctl, request); err != nil {
+		if err := do(unix.SYS_IOCTL, uintptr(socket), set.ioctl, uintptr(unsafe.Pointer(request))); err != nil {
 			return failed("set the address", err)
 		}
 	}
@@ -180,15 +182,16 @@ func raiseLoopback(host [4]byte) error {
 
 // listen opens the socket of the Runtime API. The driver serves it from outside of the namespace.
 func listen(host [4]byte, port int) (int, error) {
-	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	socket, err := call(unix.SYS_SOCKET, unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return 0, failed("open a socket", err)
 	}
-	if err = unix.Bind(socket, &unix.SockaddrInet4{Port: port, Addr: host}); err == nil {
-		err = unix.Listen(socket, 128)
+	place := &unix.RawSockaddrInet4{Family: unix.AF_INET, Port: uint16(port)<<8 | uint16(port)>>8, Addr: host}
+	if err = do(unix.SYS_BIND, uintptr(socket), uintptr(unsafe.Pointer(place)), unix.SizeofSockaddrInet4); err == nil {
+		err = do(unix.SYS_LISTEN, uintptr(socket), 128)
 	}
 	if err != nil {
-		unix.Close(socket)
+		closeFile(socket)
 		return 0, failed("listen", err)
 	}
 	return socket, nil

@@ -3,8 +3,9 @@ package wire
 // The messages to the init, on its descriptor ControlFD. Each is answered by OK or Failed before the next is sent; Exit
 // comes at any time. The first part is the name.
 const (
-	// Setup: the files are [root tree]; the parts are host name, listen address, size of /dev/shm in MiB, then the entries
-	// of /proc to hide ("hide NAME") or to make read-only ("lock NAME"). OK carries the listening socket.
+	// Setup: the files are [root tree]; the parts are host name, listen address, size of /dev/shm in MiB, the user ID, the group
+	// ID and the system call filter, as struct sock_filter, of processes, then the entries of /proc to hide ("hide NAME") or
+	// to make read-only ("lock NAME"). OK carries the listening socket.
 	Setup = "setup"
 	// Mount: the files are mount trees; the parts are their targets. A part Replace before the targets says that what is
 	// mounted there goes first.
@@ -12,9 +13,10 @@ const (
 	Replace = "replace"
 	// Hostname: the part is the new host name.
 	Hostname = "hostname"
-	// Prepare: the files are the socket of a new starter and, where there is a unified tree, the cgroup to begin in. OK
-	// carries the starter's process ID inside.
+	// Prepare: the files are the socket of a new starter, with a part Unified the cgroup of the unified tree to begin in, then
+	// those that a thread enters v1 cgroups by. OK carries the starter's process ID inside.
 	Prepare = "prepare"
+	Unified = "unified"
 	// KillAll ends every process of the sandbox but the init, and answers when they are reaped.
 	KillAll = "killall"
 
@@ -28,19 +30,14 @@ const (
 
 // The messages of a starter, on its descriptor ControlFD.
 const (
-	// Hello is the starter's first message. The kernel adds who it is.
-	Hello = "hello"
-	// Confine tells a starter to enter cgroups and to give up everything: the files are those that a thread enters a v1
-	// cgroup by; the parts are user ID, group ID, and the seccomp program as struct sock_filter. The starter answers Ready.
-	Confine = "confine"
-	// Ready answers Confine.
+	// Ready is the starter's first message: it is in its cgroups, and has given up everything. Failed comes in its place.
 	Ready = "ready"
 	// Exec: the file is the write end of the output; the parts are the limit of open files, the path, the directory, the
 	// number of arguments, the arguments, the environment. The socket closes when it has succeeded, else Failed answers.
 	Exec = "exec"
 )
 
-// The message to the spawner, on its descriptor ControlFD. It is answered as an init answers, and Exit comes at any time.
+// The message to the spawner, on its descriptor ControlFD. It is answered as an init answers.
 const (
 	// Spawn starts an init in new namespaces: the files are the init's control socket and, where there is a unified tree, the
 	// cgroup to begin in; the parts are the maps of its users and of its groups, in lines "inside outside count". OK carries
@@ -51,10 +48,5 @@ const (
 // ControlFD is the descriptor of the control socket in spawners, inits and starters.
 const ControlFD = 3
 
-// SpawnerName, InitName and StarterName are Args[0] of the three. A program that can be one looks at Args[0] before it
-// does anything else.
-const (
-	SpawnerName = "lambent-spawner"
-	InitName    = "lambent-init"
-	StarterName = "lambent-starter"
-)
+// SpawnerName is Args[0] of a spawner. A program that can be one looks at Args[0] before it does anything else.
+const SpawnerName = "lambent-spawner"

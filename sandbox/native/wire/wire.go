@@ -5,6 +5,9 @@ package wire
 
 import (
 	"encoding/binary"
+	"runtime"
+	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -74,15 +77,32 @@ func Decode(packet []byte) ([]string, error) {
 // Conn is a blocking end of the socket, for processes that have nothing else to do than to wait on it. Send may be called
 // by many goroutines, Receive by one.
 type Conn struct {
-	fd     int
-	buffer []byte
+	fd      int
+	call    func(number, fd, message, flags uintptr) (result, second uintptr, errno syscall.Errno)
+	buffer  []byte
+	control [controlBytes]byte
+	message unix.Msghdr
+	vector  unix.Iovec
 }
 
+const controlBytes = 4*MaxFiles + unix.SizeofCmsghdr
+
 // NewConn makes a Conn of a SOCK_SEQPACKET socket that blocks.
-func NewConn(fd int) *Conn { return &Conn{fd: fd} }
+func NewConn(fd int) *Conn { return &Conn{fd: fd, call: syscall.Syscall} }
+
+// NewLonelyConn is NewConn for a process that was forked and has one thread: Go's scheduler is not told that it waits.
+func NewLonelyConn(fd int) *Conn { return &Conn{fd: fd, call: syscall.RawSyscall} }
 
 // FD returns the socket.
 func (c *Conn) FD() int { return c.fd }
+
+// outgoing is a message on its way. It is one object, so that its parts are where the kernel was told that they are.
+type outgoing struct {
+	message unix.Msghdr
+	vector  unix.Iovec
+	packet  []byte
+	control []byte
+}
 
 // Send writes one message, with copies of the given descriptors.
 func (c *Conn) Send(fds []int, parts ...string) error {
@@ -90,14 +110,31 @@ func (c *Conn) Send(fds []int, parts ...string) error {
 	if err != nil {
 		return err
 	}
-	var control []byte
+	out := &outgoing{packet: packet}
+	out.vector.Base = unsafe.SliceData(packet)
+	out.vector.SetLen(len(packet))
+	out.message.Iov = &out.vector
+	out.message.SetIovlen(1)
 	if len(fds) > 0 {
-		control = unix.UnixRights(fds...)
+		out.control = unix.UnixRights(fds...)
+		out.message.Control = unsafe.SliceData(out.control)
+		out.message.SetControllen(len(out.control))
 	}
+	_, err = c.transfer(unix.SYS_SENDMSG, &out.message, unix.MSG_NOSIGNAL)
+	return err
+}
+
+// transfer makes a system call with a message, again if a signal interrupts it.
+func (c *Conn) transfer(number uintptr, message *unix.Msghdr, flags uintptr) (int, error) {
 	for {
-		err = unix.Sendmsg(c.fd, packet, control, nil, unix.MSG_NOSIGNAL)
-		if err != unix.EINTR { //nolint:errorlint // a system call gives its number unwrapped, and the init stays small
-			return err
+		n, _, errno := c.call(number, uintptr(c.fd), uintptr(unsafe.Pointer(message)), flags)
+		switch errno {
+		case 0:
+			runtime.KeepAlive(message)
+			return int(n), nil
+		case unix.EINTR:
+		default:
+			return 0, errno
 		}
 	}
 }
@@ -108,26 +145,26 @@ func (c *Conn) Receive() (parts []string, fds []int, err error) {
 	if c.buffer == nil {
 		c.buffer = make([]byte, MaxMessage)
 	}
-	control := make([]byte, unix.CmsgSpace(4*MaxFiles))
-	var n, controlLen, flags int
-	for {
-		n, controlLen, flags, _, err = unix.Recvmsg(c.fd, c.buffer, control, unix.MSG_CMSG_CLOEXEC)
-		if err != unix.EINTR { //nolint:errorlint // a system call gives its number unwrapped, and the init stays small
-			break
-		}
-	}
+	c.vector.Base = unsafe.SliceData(c.buffer)
+	c.vector.SetLen(len(c.buffer))
+	c.message = unix.Msghdr{Iov: &c.vector, Control: &c.control[0]}
+	c.message.SetIovlen(1)
+	c.message.SetControllen(len(c.control))
+	n, err := c.transfer(unix.SYS_RECVMSG, &c.message, unix.MSG_CMSG_CLOEXEC)
 	if err != nil || n == 0 {
 		return nil, nil, err
 	}
-	fds, err = Files(control[:controlLen])
-	if err == nil && flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 {
+	fds, err = Files(c.control[:c.message.Controllen])
+	if err == nil && c.message.Flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 {
 		err = ErrTooLarge
 	}
 	if err == nil {
 		parts, err = Decode(c.buffer[:n])
 	}
 	if err != nil {
-		CloseAll(fds)
+		for _, fd := range fds {
+			_, _, _ = c.call(unix.SYS_CLOSE, uintptr(fd), 0, 0)
+		}
 		return nil, nil, err
 	}
 	return parts, fds, nil
