@@ -161,7 +161,7 @@ func (d *Driver) prepare(ctx context.Context) error {
 		if d.options.Accelerator == "" {
 			d.options.Accelerator = d.chooseAccelerator(ctx)
 		}
-		identity := sha256.Sum256(fmt.Append(nil, initramfs, d.rootImage, kernel, d.options.QEMU, d.options.Accelerator))
+		identity := sha256.Sum256(fmt.Append(nil, initramfs, d.rootImage, kernel, d.options.QEMU, d.options.Accelerator, d.options.Network != nil))
 		d.identity = hex.EncodeToString(identity[:16])
 		if err := d.dropBases(); err != nil {
 			return err

@@ -3,6 +3,7 @@ package microvm
 import (
 	"context"
 	"io"
+	"net"
 	"os"
 )
 
@@ -32,7 +33,9 @@ type machinePlan struct {
 	memoryMiB         int
 	processors        int
 	disks             []disk
-	state             *os.File // to continue from; nil: it boots
+	tap               *os.File         // the network device's other end; nil: no such device
+	hardwareAddr      net.HardwareAddr // of that device
+	state             *os.File         // to continue from; nil: it boots
 }
 
 // disk is a disk of a machine. Without a file it has nothing yet, until Fill.

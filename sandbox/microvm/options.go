@@ -39,6 +39,9 @@ type Options struct {
 	// ImageBytes is how large all images of code together may become before those that nobody uses are removed, the least recently
 	// used first. Default: 8 GiB.
 	ImageBytes int64
+	// Network connects every sandbox to the outside. Its attachments have the methods of those of package network. Default: none, so
+	// that a sandbox reaches the Runtime API and itself only.
+	Network sandbox.Network
 	// Rate bounds what each sandbox does to each of its disks. Default: 256 MiB and 8,192 operations per second, each way.
 	Rate Rate
 	// IdentityDir is shared by all drivers of the host, which agree there on user IDs. Default: /run/lambent/ids.
@@ -111,6 +114,9 @@ func (o Options) complete() (_ Options, missing []string) {
 	_, err = findProgram("mkfs.erofs", "erofs-utils")
 	need(err)
 	need(o.completeKernel())
+	if _, err := os.Stat("/dev/net/tun"); err != nil && o.Network != nil {
+		missing = append(missing, "there is no /dev/net/tun: load the module tun")
+	}
 	if o.Agent == "" && guestbin.Binary() == nil {
 		missing = append(missing, "this executable carries no guest agent: build it with `make build`")
 	}

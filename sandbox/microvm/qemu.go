@@ -71,6 +71,12 @@ func startQEMU(ctx context.Context, c cell, plan machinePlan) (_ machine, err er
 			files = append(files, d.file)
 		}
 	}
+	if plan.tap != nil {
+		// Without vhost: the host's kernel reads no descriptors that a guest has written.
+		args = append(args, "-netdev", fmt.Sprintf("tap,id=uplink,fd=%d,vhost=off", 3+len(files)),
+			"-device", fmt.Sprintf("virtio-net-device,netdev=uplink,mac=%s,guest_announce=off,mq=off", plan.hardwareAddr))
+		files = append(files, plan.tap)
+	}
 	jailed := jail.Plan{Root: c.root, ID: c.id, Show: jail.Libraries(c.binary), Args: append([]string{c.binary}, args...),
 		Files: map[string]string{"/kernel": plan.kernel, "/initramfs": plan.initramfs}}
 	if c.accelerator == "kvm" {

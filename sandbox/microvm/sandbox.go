@@ -59,6 +59,7 @@ type Sandbox struct {
 	// Set by create, and not changed until end.
 	firstID uint32
 	group   *cgroup.Group
+	wiring  *wiring // nil: no network
 	machine machine
 	stream  *stream.Host
 	client  *remote.Client
@@ -89,6 +90,7 @@ type diskFile struct {
 type saved struct {
 	MemoryMiB  int
 	Processors int
+	Network    bool // it has an interface
 	Disks      []diskFile
 }
 
@@ -211,10 +213,22 @@ func (s *Sandbox) launch(ctx context.Context, plan machinePlan) (err error) {
 		}
 		plan.disks = append(plan.disks, next)
 	}
+	if s.driver.options.Network != nil {
+		if s.wiring, err = openWiring(ctx, s.driver.options.Network, s.id); err != nil {
+			return err
+		}
+		plan.tap = s.wiring.tap
+		plan.hardwareAddr = s.wiring.setting.HardwareAddr
+	}
 	where := cell{agentPath: s.driver.path("agent"), root: s.dir("mount"), id: s.firstID, group: s.group, binary: s.driver.options.QEMU,
 		accelerator: s.accelerator}
 	if s.machine, err = startQEMU(ctx, where, plan); err != nil {
 		return err
+	}
+	if s.wiring != nil {
+		if err := s.wiring.letGo(); err != nil {
+			return err
+		}
 	}
 	for _, name := range names {
 		if err := s.machine.Limit(ctx, name, s.driver.options.Rate); err != nil {
@@ -234,6 +248,11 @@ func openDisk(d diskFile) (*os.File, error) {
 // connect greets the agent, and has or finds the sandbox in the guest.
 func (s *Sandbox) connect(ctx context.Context, exists bool) (err error) {
 	greeting := stream.Greeting{Time: time.Now()}
+	if s.wiring != nil {
+		if greeting.Note, err = json.Marshal(s.wiring.setting); err != nil {
+			return err
+		}
+	}
 	var number [4]byte
 	_, _ = rand.Read(greeting.Seed[:]) // never fails
 	_, _ = rand.Read(number[:])
@@ -439,6 +458,9 @@ func (s *Sandbox) end() {
 	}
 	for _, process := range s.started {
 		process.Output().Close()
+	}
+	if s.wiring != nil {
+		all = append(all, s.wiring.close())
 	}
 	if s.group != nil {
 		all = append(all, s.group.Remove(ctx))

@@ -29,6 +29,9 @@ func (d *Driver) Restore(ctx context.Context, id, dir string) (sandbox.Sandbox, 
 	if err != nil {
 		return nil, nil, fmt.Errorf("restore sandbox: %w", err)
 	}
+	if description.Network != (d.options.Network != nil) {
+		return nil, nil, fmt.Errorf("restore sandbox: it was saved with a network: %v; the driver has one: %v", description.Network, d.options.Network != nil)
+	}
 	s, err := d.admit(id, description.MemoryMiB)
 	if err != nil {
 		return nil, nil, fmt.Errorf("restore sandbox: %w", err)
@@ -78,7 +81,7 @@ func (s *Sandbox) save(ctx context.Context, dir string) error {
 	if err := errors.Join(s.machine.Save(ctx, state), state.Close()); err != nil {
 		return err
 	}
-	description := saved{MemoryMiB: s.memoryMiB, Processors: s.processors}
+	description := saved{MemoryMiB: s.memoryMiB, Processors: s.processors, Network: s.wiring != nil}
 	for _, d := range s.disks {
 		target := filepath.Join(dir, d.Name)
 		// Images never change, so another name for the same is as good as a copy.

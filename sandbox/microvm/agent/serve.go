@@ -36,7 +36,15 @@ func serve() error {
 	if len(manifest.Program) > 0 {
 		return runProgram(guest, manifest)
 	}
-	driver, err := native.Open(native.Options{StateDir: "/state", Base: manifest.Base, IdentityDir: "/run/ids", Logger: logger})
+	options := native.Options{StateDir: "/state", Base: manifest.Base, IdentityDir: "/run/ids", Logger: logger}
+	network, err := findUplink()
+	if err != nil {
+		return err
+	}
+	if network != nil {
+		options.Network = network
+	}
+	driver, err := native.Open(options)
 	if err != nil {
 		return err
 	}
@@ -51,6 +59,11 @@ func serve() error {
 		}
 		if err := greet(greeting); err != nil {
 			logger.Error("the host's greeting could not be used", "error", err)
+		}
+		if network != nil {
+			if err := network.told(greeting.Note); err != nil {
+				return err // with another's address it would be of no use
+			}
 		}
 		link, err := remote.ServeMux(conn)
 		if err != nil {

@@ -31,7 +31,7 @@ const (
 	maxFrame    = 64 << 10
 	// SeedBytes is how much randomness a greeting carries.
 	SeedBytes     = 64
-	greetingBytes = 8 + SeedBytes
+	greetingBytes = 8 + SeedBytes // at least
 )
 
 // ErrMalformed says that the other end does not speak this protocol.
@@ -41,18 +41,20 @@ var ErrMalformed = errors.New("malformed frame")
 type Greeting struct {
 	Time time.Time
 	Seed [SeedBytes]byte // for the guest's random numbers: those of two guests from one snapshot must not be the same
+	Note []byte          // what else the host has to say, of less than 4 KiB
 }
 
 func (g Greeting) encode() []byte {
-	return append(binary.LittleEndian.AppendUint64(nil, uint64(g.Time.UnixNano())), g.Seed[:]...)
+	return append(append(binary.LittleEndian.AppendUint64(nil, uint64(g.Time.UnixNano())), g.Seed[:]...), g.Note...)
 }
 
 func decodeGreeting(text []byte) (g Greeting, err error) {
-	if len(text) != greetingBytes {
+	if len(text) < greetingBytes {
 		return g, fmt.Errorf("greeting: %w", ErrMalformed)
 	}
 	g.Time = time.Unix(0, int64(binary.LittleEndian.Uint64(text)))
 	copy(g.Seed[:], text[8:])
+	g.Note = text[greetingBytes:]
 	return g, nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -27,6 +28,8 @@ func behaviours() map[string]attempt {
 		"touch":  touch,
 		"read":   read,
 		"get":    get,
+		"dial":   dial,
+		"ip":     ip,
 		"stdout": reopenStdout,
 		"where":  where,
 	}
@@ -144,6 +147,39 @@ func get(args []string) []string {
 		fail(err)
 	}
 	fmt.Println(strconv.Itoa(response.StatusCode), string(text))
+	return nil
+}
+
+// dial connects to an address and prints the first line that comes, or "nothing".
+func dial(args []string) []string {
+	const patience = 3 * time.Second
+	conn, err := net.DialTimeout("tcp", args[0], patience)
+	if err != nil {
+		fmt.Println("nothing:", err)
+		return nil
+	}
+	defer conn.Close()
+	_ = conn.SetReadDeadline(time.Now().Add(patience))
+	line, err := bufio.NewReader(conn).ReadString('\n')
+	if err != nil {
+		fmt.Println("nothing:", err)
+		return nil
+	}
+	fmt.Print(line)
+	return nil
+}
+
+// ip prints the addresses of an interface, its largest packet and whether it is up.
+func ip(args []string) []string {
+	link, err := net.InterfaceByName(args[0])
+	if err != nil {
+		fail(err)
+	}
+	addresses, err := link.Addrs()
+	if err != nil {
+		fail(err)
+	}
+	fmt.Println(addresses, link.MTU, link.Flags&net.FlagUp != 0)
 	return nil
 }
 

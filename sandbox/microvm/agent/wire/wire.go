@@ -3,6 +3,8 @@ package wire
 
 import (
 	"fmt"
+	"net"
+	"net/netip"
 	"strconv"
 	"strings"
 
@@ -49,6 +51,15 @@ type Manifest struct {
 	// status.
 	Program []string
 	Env     []string
+}
+
+// Network is what a guest's interface is to be like. It comes with each greeting as JSON: machines that continue from one state have
+// different ones.
+type Network struct {
+	Address      netip.Addr // its own; nobody else is on its link but the gateway
+	Gateway      netip.Addr // also the name server
+	MTU          int
+	HardwareAddr net.HardwareAddr
 }
 
 // CodeSource names the content of a disk as the source of a mount. A file is one at the image's root; empty: the whole image.
