@@ -33,7 +33,7 @@ func driverKindOf(isolation lambent.Isolation) driverKind {
 		}}
 	case lambent.IsolationMicroVM:
 		return driverKind{missing: func() []string { return microvm.Check(microvm.Options{}) }, open: func(o driverOptions) (sandbox.Driver, error) {
-			return microvm.Open(microvm.Options{StateDir: o.stateDir, Base: o.base, Logger: o.logger})
+			return microvm.Open(microvm.Options{StateDir: o.stateDir, Base: o.base, Network: o.network, Logger: o.logger})
 		}}
 	default:
 		return driverKind{missing: native.Check, open: func(o driverOptions) (sandbox.Driver, error) {

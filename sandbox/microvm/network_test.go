@@ -123,7 +123,7 @@ func says(t *testing.T, box sandbox.Sandbox, args ...string) string {
 // reach checks what a sandbox reaches.
 func reach(t *testing.T, box sandbox.Sandbox) {
 	t.Helper()
-	if got := says(t, box, "dial", "9.9.9.2:80"); got != "hello\n" {
+	if got := says(t, box, "dial", "9.9.9.2:80"); !strings.HasPrefix(got, "hello\n") {
 		t.Errorf("outside said %q", got)
 	}
 	if got := says(t, box, "dial", "127.0.0.1:1"); !strings.Contains(got, "refused") {
