@@ -40,7 +40,8 @@ func rules() []rule {
 		{nameNoNewPrivs}, {namePivotRoot}, {nameLoop}}
 	return []rule{
 		{use: Native, needs: native},
-		{use: GVisor, needs: []need{{nameRunsc}, {nameRights}, {nameCgroups}, {nameFreezer}, {nameLoop}}},
+		// That runsc runs shows what it needs itself: namespaces, filters.
+		{use: GVisor, needs: []need{{nameRunsc}, {nameKernel}, {nameRights}, {nameUserRange}, {nameCgroups}, {nameFreezer}, {nameLoop}}},
 		{use: MicroVM, needs: []need{{nameRights}, {nameCgroups}, {nameMicroVM}, {nameKVMGuest, nameTCGGuest}},
 			notes: map[string]string{nameKVMGuest: "by emulation: for development and tests, not for load"}},
 		{use: Egress, needs: []need{{nameRights}, {nameEgress}}},

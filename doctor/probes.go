@@ -18,7 +18,7 @@ func probes() []probe {
 		{nameNoNewPrivs, []Use{Native, GVisor, Rootless}, "use Linux 3.5 or later", probeNoNewPrivs},
 		{namePivotRoot, []Use{Native, GVisor, Rootless}, "in a container, --privileged", probePivotRoot},
 		{nameLoop, []Use{Native, GVisor}, "load the module loop and give this process /dev/loop-control", probeLoop},
-		{"overlayfs", []Use{GVisor, MicroVM}, "load the module overlay", probeOverlay},
+		{"overlayfs", []Use{MicroVM}, "load the module overlay", probeOverlay},
 		{"erofs", []Use{MicroVM}, "load the module erofs; images are then squashfs", probeFileSystem("erofs")},
 		{"squashfs", []Use{MicroVM}, "load the module squashfs; images are then EROFS", probeFileSystem("squashfs")},
 		{"veth", []Use{Egress}, "load the module veth", inNamespace("veth")},

@@ -14,9 +14,6 @@ func grants() map[string]map[string]string {
 	return map[string]map[string]string{
 		"gvisor": {
 			"oom-score":             "the score is the Sentry's own, which the host does not see",
-			"open-dev-fuse":         "such file systems are the Sentry's own, and of this sandbox",
-			"open-dev-tun":          "interfaces are the Sentry's own, and of this sandbox",
-			"open-console":          "terminals are the Sentry's own, and of this sandbox",
 			"unshare-user":          users,
 			"clone-user":            users,
 			"clone3-user":           users,
