@@ -292,6 +292,20 @@ func freeze(t *testing.T, s *suite) {
 			t.Fatal("a thawed sandbox stands still")
 		}
 	}
+	frozenOften(t, s)
+}
+
+// frozenOften checks that a sandbox bears being frozen again and again, also before it did anything in between.
+func frozenOften(t *testing.T, s *suite) {
+	box := s.sandbox(t, nil)
+	for range 10 {
+		for range 5 {
+			if err := errors.Join(box.Freeze(), box.Thaw()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		expect(t, hold(t, box, "echo", "alive"), `"alive"`)
+	}
 }
 
 // settle takes what had been written before.

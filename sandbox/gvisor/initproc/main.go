@@ -35,22 +35,6 @@ func Main() (status int, known bool) {
 	return 0, false
 }
 
-// launch waits for a byte on the control descriptor, and becomes the program of its arguments. It is killed when the driver dies
-// before that.
-func launch(args []string) int {
-	if len(args) == 0 {
-		return 2
-	}
-	var go1 [1]byte
-	if n, err := unix.Read(wire.ControlFD, go1[:]); n != 1 || err != nil {
-		return 1
-	}
-	unix.Close(wire.ControlFD)
-	err := syscall.Exec(args[0], args, os.Environ())
-	println(err.Error())
-	return 1
-}
-
 // stepError is a system call that failed, by the name of the step.
 type stepError struct {
 	step string
