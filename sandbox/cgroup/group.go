@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+
+	"golang.org/x/sys/unix"
 )
 
 // Group is the control groups of one sandbox. What the driver itself runs in the sandbox, its init, lives in whole/init, and the
@@ -98,11 +100,7 @@ func (g *Group) InitDirectory() (*os.File, error) {
 	if g.whole.V2 == "" {
 		return nil, nil
 	}
-	dir, err := os.Open(filepath.Join(g.whole.V2, "init"))
-	if err != nil {
-		return nil, fmt.Errorf("open cgroup: %w", err)
-	}
-	return dir, nil
+	return openControlFile(filepath.Join(g.whole.V2, "init"), unix.O_RDONLY|unix.O_DIRECTORY)
 }
 
 // Enter moves a process, with its threads but not its children, into the function's groups. A driver that can have a process
@@ -156,16 +154,16 @@ func (g *Group) Admit(firstID uint32) error {
 // there is none, and the files of the v1 cgroups that a thread enters by. The caller closes them.
 func (g *Group) OpenEntries() (unified *os.File, tasks []*os.File, err error) {
 	if g.function.V2 != "" {
-		if unified, err = os.Open(g.function.V2); err != nil {
-			return nil, nil, fmt.Errorf("cgroup: %w", err)
+		if unified, err = openControlFile(g.function.V2, unix.O_RDONLY|unix.O_DIRECTORY); err != nil {
+			return nil, nil, err
 		}
 	}
 	entries := Hierarchy{V1: g.function.V1}
 	for _, dir := range entries.directories() {
-		file, err := os.OpenFile(filepath.Join(dir, "tasks"), os.O_WRONLY, 0)
+		file, err := openControlFile(filepath.Join(dir, "tasks"), unix.O_WRONLY)
 		if err != nil {
 			closeFiles(append(tasks, unified))
-			return nil, nil, fmt.Errorf("cgroup: %w", err)
+			return nil, nil, err
 		}
 		tasks = append(tasks, file)
 	}
@@ -244,17 +242,6 @@ func apply(limits []limit) error {
 		}
 	}
 	return nil
-}
-
-// OOMKills reads how many processes the memory limit ended.
-func (g *Group) OOMKills() (int64, error) {
-	function := g.function
-	path := filepath.Join(function.V1["memory"], "memory.oom_control")
-	if function.Limits {
-		path = filepath.Join(function.V2, "memory.events")
-	}
-	values, err := readValues(path)
-	return values["oom_kill"], err
 }
 
 // ResetPeak starts the measuring of peak memory anew, where the kernel can: v1 only.

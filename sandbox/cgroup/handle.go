@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"lambent/sandbox"
 )
 
@@ -73,13 +75,13 @@ func openHandle(function Hierarchy) (*Handle, error) {
 	paths, optional := handleFiles(function)
 	files := make([]*os.File, len(paths))
 	for i, path := range paths {
-		flags := os.O_RDONLY
+		flags := unix.O_RDONLY
 		if i == fileFreeze || i == fileShare || i == fileQuota {
-			flags = os.O_RDWR
+			flags = unix.O_RDWR
 		}
 		var err error
 		if path != "" {
-			files[i], err = os.OpenFile(path, flags, 0)
+			files[i], err = openControlFile(path, flags)
 		}
 		if path == "" || optional[i] && errors.Is(err, fs.ErrNotExist) {
 			files[i] = nil
@@ -88,7 +90,7 @@ func openHandle(function Hierarchy) (*Handle, error) {
 		}
 		if err != nil {
 			closeFiles(files)
-			return nil, fmt.Errorf("open cgroup: %w", err)
+			return nil, err
 		}
 	}
 	return newHandle(layout, files), nil
@@ -148,6 +150,16 @@ func (h *Handle) Usage() (sandbox.Usage, error) {
 		return sandbox.Usage{}, fmt.Errorf("cgroup: %w", os.ErrClosed)
 	}
 	return readMeters(h.layout.LimitsV2, h.files[fileMeters:], h.buf[:])
+}
+
+// OOMKills reads how many processes the memory limit ended.
+func (h *Handle) OOMKills() (int64, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		return 0, fmt.Errorf("cgroup: %w", os.ErrClosed)
+	}
+	return readMeter(h.files[fileMeters+meterKills], "oom_kill", h.buf[:])
 }
 
 // cpuPeriod is the period of CPU quotas. A short one makes the pauses of small functions short.

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // Hierarchy says where the cgroups of a driver are: one directory per controller with v1, one in all with v2. Hosts in
@@ -230,20 +232,47 @@ func (h Hierarchy) delegate(leaf string) error {
 	return writeControl(control, enable)
 }
 
-// writeControl writes a value to a control file in one write, as the kernel wants it.
+// writeControl writes a value to a control file in one write, as the kernel wants it. Package os would make more system calls of it,
+// and a sandbox takes dozens of writes.
 func writeControl(path, value string) error {
-	file, err := os.OpenFile(path, os.O_WRONLY, 0)
+	fd, err := openControl(path, unix.O_WRONLY)
 	if err != nil {
-		return fmt.Errorf("cgroup: %w", err)
+		return err
 	}
-	_, err = file.WriteString(value)
-	if closeErr := file.Close(); err == nil {
-		err = closeErr
+	defer unix.Close(fd)
+	for {
+		_, err := unix.Write(fd, []byte(value))
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("cgroup: write %q to %s: %w", value, path, err)
+		}
+		return nil
 	}
+}
+
+// openControl opens a file or directory of a cgroup.
+func openControl(path string, flags int) (int, error) {
+	for {
+		fd, err := unix.Open(path, flags|unix.O_CLOEXEC, 0)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return -1, fmt.Errorf("cgroup: open %s: %w", path, err)
+		}
+		return fd, nil
+	}
+}
+
+// openControlFile is openControl for a file that is kept.
+func openControlFile(path string, flags int) (*os.File, error) {
+	fd, err := openControl(path, flags)
 	if err != nil {
-		return fmt.Errorf("cgroup: write %q: %w", value, err)
+		return nil, err
 	}
-	return nil
+	return os.NewFile(uintptr(fd), path), nil
 }
 
 // readNumbers reads a control file that is a list of numbers.

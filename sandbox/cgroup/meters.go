@@ -33,6 +33,9 @@ var (
 	}
 )
 
+// meterKills is the place of the OOM kills.
+const meterKills = 4
+
 // readMeters reads the meters as they stand. buf is scratch space.
 func readMeters(v2 bool, files []*os.File, buf []byte) (sandbox.Usage, error) {
 	kinds, unit := metersV1, time.Nanosecond

@@ -169,18 +169,60 @@ func parseExit(parts []string) (e exit, err error) {
 // errInitGone is the end of an init while it was asked something.
 var errInitGone = errors.New("the sandbox's init has ended")
 
+// question is a message that is answered.
+type question struct {
+	files []int
+	parts []string
+}
+
 // ask sends a message and returns its answer, whose files belong to the caller. After a timeout the init is not asked again.
 func (c *control) ask(files []int, parts ...string) (message, error) {
+	answers, err := c.askAll(nil, question{files, parts})
+	if err != nil {
+		return message{}, err
+	}
+	return answers[0], nil
+}
+
+// askAll sends messages, calls during while they are answered, and returns the answers in their order. The files of those belong to
+// the caller, when there is no error.
+func (c *control) askAll(during func() error, questions ...question) ([]message, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	select {
 	case <-c.gone:
-		return message{}, errInitGone
+		return nil, errInitGone
 	default:
 	}
-	if err := sendMessage(c.conn, files, parts...); err != nil {
-		return message{}, fmt.Errorf("ask the init: %w", err)
+	for _, q := range questions {
+		if err := sendMessage(c.conn, q.files, q.parts...); err != nil {
+			c.conn.Close() // what was asked already will have no reader
+			return nil, fmt.Errorf("ask the init: %w", err)
+		}
 	}
+	var failed error
+	if during != nil {
+		failed = during()
+	}
+	answers := make([]message, 0, len(questions))
+	for range questions {
+		answer, err := c.awaitLocked()
+		if failed == nil {
+			failed = err
+		}
+		answers = append(answers, answer)
+	}
+	if failed != nil {
+		for _, answer := range answers {
+			wire.CloseAll(answer.files)
+		}
+		return nil, failed
+	}
+	return answers, nil
+}
+
+// awaitLocked returns the next answer.
+func (c *control) awaitLocked() (message, error) {
 	timer := time.NewTimer(answerTimeout)
 	defer timer.Stop()
 	select {

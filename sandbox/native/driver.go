@@ -54,7 +54,7 @@ type Driver struct {
 	executable *os.File // the init
 	filter     string   // the system call filter
 	masks      []string
-	disks      []cgroup.Disk // of the Base and the state directory
+	disks      disks // of the Base and the state directory
 	cgroups    *cgroup.Tree
 	ids        *identity.Block
 	mounts     *mounts
@@ -152,19 +152,36 @@ func (d *Driver) open() (err error) {
 	return err
 }
 
-// disksOf lists the disks that all sandboxes read from.
-func disksOf(options Options) []cgroup.Disk {
+// disks are those that all sandboxes read from.
+type disks struct {
+	all     []cgroup.Disk
+	devices []uint64 // of the file systems on them
+}
+
+// disksOf finds the disks of the Base and the state directory.
+func disksOf(options Options) (found disks) {
 	paths := []string{options.StateDir}
 	for _, mount := range options.Base {
 		paths = append(paths, mount.Source)
 	}
-	var disks []cgroup.Disk
 	for _, path := range paths {
-		if disk, ok := cgroup.DiskOf(path); ok && !slices.Contains(disks, disk) {
-			disks = append(disks, disk)
+		disk, ok := cgroup.DiskOf(path)
+		var stat unix.Stat_t
+		if !ok || unix.Stat(path, &stat) != nil {
+			continue
 		}
+		if !slices.Contains(found.all, disk) {
+			found.all = append(found.all, disk)
+		}
+		found.devices = append(found.devices, stat.Dev)
 	}
-	return disks
+	return found
+}
+
+// has reports whether a path is on one of the disks for certain.
+func (d disks) has(path string) bool {
+	var stat unix.Stat_t
+	return unix.Stat(path, &stat) == nil && slices.Contains(d.devices, stat.Dev)
 }
 
 // noteBlock writes the first user ID of the driver's block and their number to the state directory, for people who wonder whose a process is.

@@ -165,17 +165,12 @@ func (s *Sandbox) startSpare(cmd sandbox.Command) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	reader, writer, err := os.Pipe()
+	uid, gid := s.driver.ids.Function(s.firstID)
+	reader, writer, err := outputPipe(int(uid), int(gid))
 	if err != nil {
 		return nil, err
 	}
-	defer writer.Close()
-	// The function opens /dev/stdout and the like anew, so the pipe must be its own.
-	uid, gid := s.driver.ids.Function(s.firstID)
-	if err := writer.Chown(int(uid), int(gid)); err != nil {
-		reader.Close()
-		return nil, err
-	}
+	defer unix.Close(writer)
 	p := &process{output: reader, oomKills: kills, done: make(chan struct{})}
 	if err := s.register(ready.pid, p); err != nil {
 		reader.Close()
@@ -191,6 +186,24 @@ func (s *Sandbox) startSpare(cmd sandbox.Command) (*process, error) {
 	return p, nil
 }
 
+// outputPipe makes a pipe for a process's output. The function opens /dev/stdout and the like anew, so the pipe must be its own.
+func outputPipe(uid, gid int) (reader *os.File, writer int, err error) {
+	var ends [2]int
+	if err := unix.Pipe2(ends[:], unix.O_CLOEXEC); err != nil {
+		return nil, -1, fmt.Errorf("make a pipe: %w", err)
+	}
+	err = unix.Fchown(ends[1], uid, gid)
+	if err == nil {
+		err = unix.SetNonblock(ends[0], true) // this end, so that reading takes no thread
+	}
+	if err != nil {
+		unix.Close(ends[0])
+		unix.Close(ends[1])
+		return nil, -1, fmt.Errorf("make a pipe: %w", err)
+	}
+	return os.NewFile(uintptr(ends[0]), "output"), ends[1], nil
+}
+
 // register has the process's exit noted.
 func (s *Sandbox) register(pid int, p *process) error {
 	s.mu.Lock()
@@ -203,7 +216,7 @@ func (s *Sandbox) register(pid int, p *process) error {
 }
 
 // execute tells a starter what to become. Its socket closes by the exec, or carries why there was none.
-func (s *Sandbox) execute(ready *starter, cmd sandbox.Command, output *os.File) error {
+func (s *Sandbox) execute(ready *starter, cmd sandbox.Command, output int) error {
 	dir := cmd.Dir
 	if dir == "" {
 		dir = "/"
@@ -211,7 +224,7 @@ func (s *Sandbox) execute(ready *starter, cmd sandbox.Command, output *os.File) 
 	parts := make([]string, 0, 5+len(cmd.Args)+len(cmd.Env))
 	parts = append(parts, wire.Exec, strconv.Itoa(s.descriptors), cmd.Path, dir, strconv.Itoa(len(cmd.Args)))
 	parts = append(append(parts, cmd.Args...), cmd.Env...)
-	if err := sendMessage(ready.conn, []int{int(output.Fd())}, parts...); err != nil {
+	if err := sendMessage(ready.conn, []int{output}, parts...); err != nil {
 		return err
 	}
 	answer, err := hear(ready.conn, wire.Failed)

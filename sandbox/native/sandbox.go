@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -77,7 +76,7 @@ func (s *Sandbox) create(ctx context.Context) (err error) {
 	if err := s.limit(readyMemoryMiB<<20, readyProcesses, readyVCPU); err != nil {
 		return err
 	}
-	for _, disk := range s.driver.disks {
+	for _, disk := range s.driver.disks.all {
 		if err := s.group.SetIO(disk, s.driver.options.IO); err != nil {
 			return err
 		}
@@ -205,56 +204,62 @@ func (s *Sandbox) Specialise(_ context.Context, spec sandbox.Spec) error {
 	if s.driver.options.TmpInMemory {
 		memoryMiB += spec.EphemeralMiB
 	}
-	if err := s.limit(int64(memoryMiB)<<20, spec.Processes, spec.VCPU); err != nil {
+	if err := s.specialise(spec, int64(memoryMiB)<<20); err != nil {
 		return fmt.Errorf("specialise sandbox: %w", err)
 	}
-	s.descriptors = spec.Descriptors
-	if spec.Hostname != "" {
-		if _, err := s.control.ask(nil, wire.Hostname, spec.Hostname); err != nil {
-			return fmt.Errorf("specialise sandbox: %w", err)
-		}
-	}
-	if err := s.mount(spec); err != nil {
-		return fmt.Errorf("specialise sandbox: %w", err)
-	}
-	if err := s.group.ResetPeak(); err != nil {
-		return fmt.Errorf("specialise sandbox: %w", err)
-	}
-	used, err := s.group.Usage()
-	if err != nil {
-		return fmt.Errorf("specialise sandbox: %w", err)
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.baseCPU = used.CPU
 	return nil
 }
 
-// mount shows the code, and /tmp.
-func (s *Sandbox) mount(spec sandbox.Spec) error {
-	for _, mount := range spec.Mounts {
+// specialise has the init mount the code, and sets the limits meanwhile.
+func (s *Sandbox) specialise(spec sandbox.Spec, memoryBytes int64) error {
+	s.descriptors = spec.Descriptors
+	trees, targets, err := s.driver.mounts.trees(spec.Mounts)
+	defer func() { wire.CloseAll(trees) }()
+	if err != nil {
+		return err
+	}
+	var used sandbox.Usage
+	limits := func() (err error) {
+		if err := s.limit(memoryBytes, spec.Processes, spec.VCPU); err != nil {
+			return err
+		}
+		if err := s.limitDisks(spec.Mounts); err != nil {
+			return err
+		}
+		if err := s.group.ResetPeak(); err != nil {
+			return err
+		}
+		used, err = s.group.Usage()
+		return err
+	}
+	parts := append([]string{wire.Specialise, spec.Hostname}, targets...)
+	if _, err := s.control.askAll(limits, question{trees, parts}); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.baseCPU = used.CPU
+	s.mu.Unlock()
+	if spec.EphemeralMiB == readyTmpMiB {
+		return nil
+	}
+	return s.giveTmp(spec.EphemeralMiB, true)
+}
+
+// limitDisks limits operations on the disks of mounts that are not limited already.
+func (s *Sandbox) limitDisks(mounts []sandbox.Mount) error {
+	for _, mount := range mounts {
+		if s.driver.disks.has(mount.Source) {
+			continue
+		}
 		disk, ok := cgroup.DiskOf(mount.Source)
-		if !ok || slices.Contains(s.driver.disks, disk) {
+		if !ok {
 			continue
 		}
 		if err := s.group.SetIO(disk, s.driver.options.IO); err != nil {
 			return err
 		}
 	}
-	trees, targets, err := s.driver.mounts.trees(spec.Mounts)
-	defer func() { wire.CloseAll(trees) }()
-	if err != nil {
-		return err
-	}
-	if len(trees) > 0 {
-		if _, err = s.control.ask(trees, append([]string{wire.Mount}, targets...)...); err != nil {
-			return err
-		}
-	}
-	if spec.EphemeralMiB == readyTmpMiB {
-		return nil
-	}
-	return s.giveTmp(spec.EphemeralMiB, true)
+	return nil
 }
 
 // giveTmp mounts a new /tmp, in the place of the one there is if replace is set.

@@ -97,8 +97,8 @@ func (p *initProcess) handle(parts []string, fds []int) (answer []string, files 
 		return nil, nil, mountTrees(fds, args, false)
 	case name == wire.Mount && len(args) == len(fds)+1 && args[0] == wire.Replace:
 		return nil, nil, mountTrees(fds, args[1:], true)
-	case name == wire.Hostname && len(args) == 1:
-		return nil, nil, failed("set host name", setHostname(args[0]))
+	case name == wire.Specialise && len(args) == len(fds)+1:
+		return nil, nil, specialise(args[0], fds, args[1:])
 	case name == wire.Prepare && len(args) == 0 && len(fds) >= 1:
 		pid, err := p.prepare(fds[0], -1, fds[1:])
 		return []string{strconv.Itoa(pid)}, nil, err
@@ -123,6 +123,16 @@ func (p *initProcess) setup(root int, args []string) (listener int, err error) {
 	}
 	p.rights = rights{uid: uid, gid: gid, filter: []byte(args[5])}
 	return setup(root, args[0], args[1], args[2], args[6:])
+}
+
+// specialise names the sandbox, unless the name is empty, and mounts trees.
+func specialise(hostname string, trees []int, targets []string) error {
+	if hostname != "" {
+		if err := setHostname(hostname); err != nil {
+			return failed("set host name", err)
+		}
+	}
+	return mountTrees(trees, targets, false)
 }
 
 // prepare forks a starter, which inherits the init's namespaces and user, into a cgroup of the unified tree, -1 for none.

@@ -11,8 +11,8 @@ const (
 	// mounted there goes first.
 	Mount   = "mount"
 	Replace = "replace"
-	// Hostname: the part is the new host name.
-	Hostname = "hostname"
+	// Specialise: the files are mount trees; the parts are the new host name, empty for none, and the trees' targets.
+	Specialise = "specialise"
 	// Prepare: the files are the socket of a new starter, with a part Unified the cgroup of the unified tree to begin in, then
 	// those that a thread enters v1 cgroups by. OK carries the starter's process ID inside.
 	Prepare = "prepare"
