@@ -48,7 +48,7 @@ func TestNativeSuiteInGuest(t *testing.T) {
 	manifest := wire.Manifest{
 		Program: []string{"/base/0/native.test", "-test.v", "-test.count=1", "-test.timeout=11m",
 			"-test.run=^TestConformance$/^(Lifecycle|Processes|Freeze|Kill|Destroy|Limits|Isolation|Attempts|Neighbours|Recover)$"},
-		Env: []string{"LAMBENT_PROBE=/base/0/probe", "TMPDIR=/state", "PATH=/", "HOME=/state"},
+		Env: []string{"LAMBENT_PROBE=/base/0/probe", "LAMBENT_EMULATED=1", "TMPDIR=/state", "PATH=/", "HOME=/state"},
 	}
 	if d.rootImage, err = d.images.base(ctx, manifest, []sandbox.Mount{{Source: programs, Target: "/"}}); err != nil {
 		t.Fatal(err)

@@ -245,7 +245,12 @@ func startRefuses(t *testing.T, box sandbox.Sandbox) {
 }
 
 // freezeCost is the CPU time that stopping itself may use, which the meters show late.
-const freezeCost = time.Millisecond
+func (s *suite) freezeCost() time.Duration {
+	if s.Emulated {
+		return 5 * time.Millisecond
+	}
+	return time.Millisecond
+}
 
 // freeze checks that a frozen sandbox stands still, and goes on.
 func freeze(t *testing.T, s *suite) {
@@ -280,7 +285,7 @@ func freeze(t *testing.T, s *suite) {
 			t.Fatalf("a frozen sandbox counted on to %s", line)
 		case <-time.After(20 * time.Millisecond):
 		}
-		if after, _ := box.Usage(); after.CPU-before.CPU > freezeCost {
+		if after, _ := box.Usage(); after.CPU-before.CPU > s.freezeCost() {
 			t.Errorf("a frozen sandbox used %v of CPU", after.CPU-before.CPU)
 		}
 		if err := box.Thaw(); err != nil {
@@ -385,7 +390,11 @@ func destroyIn(t *testing.T, s *suite, state string) {
 	}
 	var process sandbox.Process
 	if state != "ready-made" {
-		if err := box.Specialise(t.Context(), s.specification()); err != nil {
+		spec := s.specification()
+		if state == "full" {
+			spec.EphemeralMiB = s.tmpMiB()
+		}
+		if err := box.Specialise(t.Context(), spec); err != nil {
 			t.Fatal(err)
 		}
 	}

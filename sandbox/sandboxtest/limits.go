@@ -28,7 +28,7 @@ func limits(t *testing.T, s *suite) {
 		}
 	})
 	t.Run("size of /tmp", func(t *testing.T) {
-		for _, size := range []int{512, 600} {
+		for _, size := range []int{512, s.tmpMiB() + 88} { // the size of ready-made ones, and another
 			box := s.sandbox(t, func(spec *sandbox.Spec) { spec.MemoryMiB, spec.EphemeralMiB = 128, size })
 			if n := value(t, hold(t, box, "fill", "/tmp", "remove"), "filled"); n < size || n > size+16 {
 				t.Errorf("%d MiB fitted into /tmp of %d", n, size)
@@ -40,8 +40,8 @@ func limits(t *testing.T, s *suite) {
 		}
 	})
 	t.Run("files in /tmp", func(t *testing.T) {
-		box := s.sandbox(t, nil)
-		if n := value(t, hold(t, box, "inodes", "/tmp", "100000"), "files"); n < 10_000 {
+		box := s.sandbox(t, func(spec *sandbox.Spec) { spec.EphemeralMiB = s.tmpMiB() })
+		if n := value(t, hold(t, box, "inodes", "/tmp", "100000"), "files"); n < 20*s.tmpMiB() {
 			t.Errorf("only %d files fitted into /tmp", n)
 		}
 	})

@@ -154,6 +154,14 @@ func (s *suite) specification() sandbox.Spec {
 	}
 }
 
+// tmpMiB is the size of a /tmp that is to be filled.
+func (s *suite) tmpMiB() int {
+	if s.Emulated {
+		return 64
+	}
+	return 512
+}
+
 // name returns a name for a new sandbox.
 func (s *suite) name() string {
 	s.next++
