@@ -164,6 +164,14 @@ func probeMicroVM(d *doctor, _ context.Context) finding {
 	return ok("it has all that it needs besides a guest that boots")
 }
 
+// probeTap asks the driver, for what a machine's network needs.
+func probeTap(*doctor, context.Context) finding {
+	if lacks := microvm.CheckNetwork(); len(lacks) > 0 {
+		return missing("%s", strings.Join(lacks, "; "))
+	}
+	return ok("one was made, and what comes in by it passed on")
+}
+
 func probeRunsc(d *doctor, ctx context.Context) finding {
 	if d.Runsc == "" {
 		return missing("it is neither beside lambent nor in the PATH")

@@ -265,23 +265,6 @@ func tryOverlay(args []string) (string, error) {
 	return "a write went to the upper directory", nil
 }
 
-// probeFileSystem asks for a context of the kind, which has the kernel load it.
-func probeFileSystem(kind string) func(*doctor, context.Context) finding {
-	return func(d *doctor, _ context.Context) finding {
-		fd, err := unix.Fsopen(kind, unix.FSOPEN_CLOEXEC)
-		switch {
-		case err == nil:
-			unix.Close(fd)
-			return ok("the kernel has it")
-		case strings.Contains(readText("/proc/filesystems"), "\t"+kind+"\n"):
-			return ok("the kernel has it; opening it needs root")
-		case !d.root:
-			return weak("%v", err).with("run it as root to see")
-		}
-		return missing("%v", err)
-	}
-}
-
 func probeSubordinate(*doctor, context.Context) finding {
 	name := strconv.Itoa(os.Geteuid())
 	if u, err := user.LookupId(name); err == nil {

@@ -94,6 +94,33 @@ func (w *wiring) close() error {
 	return errors.Join(all...)
 }
 
+// CheckNetwork returns what this process and host lack to connect sandboxes to a network, beside the network itself, one sentence for
+// each. It finds out by trying.
+func CheckNetwork() []string {
+	if os.Geteuid() != 0 {
+		return []string{"it needs to run as root"}
+	}
+	namespace, tap, err := newTap()
+	if err != nil {
+		return []string{err.Error() + " (the module is tun)"}
+	}
+	defer namespace.Close()
+	defer tap.Close()
+	handle, err := netlink.NewHandleAt(netns.NsHandle(int(namespace.Fd())), unix.NETLINK_ROUTE)
+	if err != nil {
+		return []string{err.Error()}
+	}
+	defer handle.Close()
+	link, err := handle.LinkByName(tapName)
+	if err == nil {
+		err = passOn(handle, link, link)
+	}
+	if err != nil {
+		return []string{err.Error()}
+	}
+	return nil
+}
+
 // newTap makes a network namespace with a device in it for a machine, which is up when join has been called.
 func newTap() (namespace, tap *os.File, err error) {
 	err = inNewNamespace(func() error {

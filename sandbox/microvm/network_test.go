@@ -16,6 +16,7 @@ import (
 
 	"lambent/network"
 	"lambent/sandbox"
+	"lambent/sandbox/microvm/microvmtest"
 	"lambent/sandbox/sandboxtest"
 )
 
@@ -69,7 +70,7 @@ func TestNetwork(t *testing.T) {
 			t.Errorf("%d sandboxes have the addresses %v", len(boxes), addresses)
 		}
 	})
-	sandboxtest.RunAttempts(t, sandboxtest.Harness{Kind: "microvm", Emulated: true, Open: open, Leftovers: leftovers}, "Kinds of sockets", "The network")
+	sandboxtest.RunAttempts(t, sandboxtest.Harness{Kind: "microvm", Emulated: true, Open: open, Leftovers: microvmtest.Leftovers}, "Kinds of sockets", "The network")
 }
 
 // elsewhere runs the test again in a network namespace of its own, and tells whether this is there.

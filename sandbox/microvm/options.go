@@ -114,8 +114,8 @@ func (o Options) complete() (_ Options, missing []string) {
 	_, err = findProgram("mkfs.erofs", "erofs-utils")
 	need(err)
 	need(o.completeKernel())
-	if _, err := os.Stat("/dev/net/tun"); err != nil && o.Network != nil {
-		missing = append(missing, "there is no /dev/net/tun: load the module tun")
+	if o.Network != nil {
+		missing = append(missing, CheckNetwork()...)
 	}
 	if o.Agent == "" && guestbin.Binary() == nil {
 		missing = append(missing, "this executable carries no guest agent: build it with `make build`")

@@ -62,6 +62,7 @@ type Sandbox struct {
 	wiring  *wiring // nil: no network
 	machine machine
 	stream  *stream.Host
+	sockets *os.File // the directory of the Runtime API's socket
 	client  *remote.Client
 	inner   sandbox.Sandbox
 	started []sandbox.Process // found in a snapshot
@@ -259,7 +260,11 @@ func (s *Sandbox) connect(ctx context.Context, exists bool) (err error) {
 	if s.stream, err = stream.Dial(ctx, s.machine.Port(), binary.LittleEndian.Uint32(number[:]), greeting); err != nil {
 		return err
 	}
-	link, err := remote.DialMux(s.stream, s.dir("sockets"))
+	if s.sockets, err = os.Open(s.dir("sockets")); err != nil {
+		return err
+	}
+	// By its descriptor: the path of a socket is short, and that of a state directory may not be.
+	link, err := remote.DialMux(s.stream, fmt.Sprintf("/proc/self/fd/%d", s.sockets.Fd()))
 	if err != nil {
 		return err
 	}
@@ -450,6 +455,9 @@ func (s *Sandbox) end() {
 	}
 	if s.stream != nil {
 		_ = s.stream.Close()
+	}
+	if s.sockets != nil {
+		all = append(all, s.sockets.Close())
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), endTimeout)
 	defer cancel()

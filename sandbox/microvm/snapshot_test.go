@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"lambent/sandbox"
+	"lambent/sandbox/microvm/microvmtest"
 	"lambent/sandbox/sandboxtest"
 )
 
@@ -24,7 +25,7 @@ func TestSnapshot(t *testing.T) {
 		if err := d.Close(); err != nil {
 			t.Error(err)
 		}
-		if left := leftovers(options.StateDir); len(left) > 0 {
+		if left := microvmtest.Leftovers(options.StateDir); len(left) > 0 {
 			t.Errorf("there are left: %s", strings.Join(left, ", "))
 		}
 	})

@@ -15,6 +15,8 @@ import (
 
 	"lambent/sandbox"
 	"lambent/sandbox/gvisor"
+	"lambent/sandbox/microvm"
+	"lambent/sandbox/microvm/microvmtest"
 	"lambent/sandbox/native"
 	"lambent/sandbox/native/nativetest"
 	"lambent/sandbox/remote"
@@ -148,6 +150,16 @@ func TestConformanceGVisor(t *testing.T) {
 }
 
 func TestVictimGVisor(t *testing.T) { sandboxtest.Victim(t, harness("", openGVisor, overUnix)) }
+
+// TestConformanceMicroVM is of calls that go on to a driver in a guest; the rest is the sandbox's.
+func TestConformanceMicroVM(t *testing.T) {
+	agent := microvmtest.Agent(t)
+	h := harness("", func(stateDir string) (sandbox.Driver, error) {
+		return microvm.Open(microvm.Options{StateDir: stateDir, Agent: agent, Accelerator: "tcg", MemoryMiB: 1024})
+	}, overUnix)
+	h.Kind, h.Emulated, h.Leftovers = "microvm", true, microvmtest.Leftovers
+	sandboxtest.RunBut(t, h, "Limits", "Isolation", "Attempts", "Neighbours", "Recover")
+}
 
 // TestRefusedSource checks that what the server may not show is not mounted, whatever the client asks for.
 func TestRefusedSource(t *testing.T) {

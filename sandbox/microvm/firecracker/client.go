@@ -98,6 +98,21 @@ type NetworkInterface struct {
 	TxLimiter   *RateLimiter `json:"tx_rate_limiter,omitempty"`
 }
 
+// PartialNetworkInterface changes the rates of a network device of a running machine.
+type PartialNetworkInterface struct {
+	InterfaceID string       `json:"iface_id"`
+	RxLimiter   *RateLimiter `json:"rx_rate_limiter,omitempty"`
+	TxLimiter   *RateLimiter `json:"tx_rate_limiter,omitempty"`
+}
+
+// Logger says what Firecracker logs, and where.
+type Logger struct {
+	LogPath    string `json:"log_path"`
+	Level      string `json:"level,omitempty"` // Error, Warning, Info, Debug, Trace or Off
+	ShowLevel  bool   `json:"show_level,omitempty"`
+	ShowOrigin bool   `json:"show_log_origin,omitempty"`
+}
+
 // SnapshotCreate says where a snapshot goes.
 type SnapshotCreate struct {
 	MemFilePath  string `json:"mem_file_path"`
@@ -117,6 +132,14 @@ type SnapshotLoad struct {
 	MemBackend    MemoryBackend  `json:"mem_backend"`
 	ResumeVM      bool           `json:"resume_vm,omitempty"`
 	VsockOverride *VsockOverride `json:"vsock_override,omitempty"`
+	// NetworkOverrides give the machine's network devices other tap devices.
+	NetworkOverrides []NetworkOverride `json:"network_overrides,omitempty"`
+}
+
+// NetworkOverride gives a restored machine's network device another tap device.
+type NetworkOverride struct {
+	InterfaceID string `json:"iface_id"`
+	HostDevName string `json:"host_dev_name"`
 }
 
 // VsockOverride gives a restored machine's socket device another path.
@@ -184,9 +207,31 @@ func (c *Client) AddInterface(ctx context.Context, network NetworkInterface) err
 	return c.send(ctx, http.MethodPut, "/network-interfaces/"+url.PathEscape(network.InterfaceID), network)
 }
 
-// AddEntropy adds a source of random numbers; before Start.
-func (c *Client) AddEntropy(ctx context.Context) error {
-	return c.send(ctx, http.MethodPut, "/entropy", struct{}{})
+// ChangeInterface changes the rates of a network device of a started machine.
+func (c *Client) ChangeInterface(ctx context.Context, network PartialNetworkInterface) error {
+	return c.send(ctx, http.MethodPatch, "/network-interfaces/"+url.PathEscape(network.InterfaceID), network)
+}
+
+// AddEntropy adds a source of random numbers, which a nil limiter does not bound; before Start.
+func (c *Client) AddEntropy(ctx context.Context, limiter *RateLimiter) error {
+	return c.send(ctx, http.MethodPut, "/entropy", struct {
+		RateLimiter *RateLimiter `json:"rate_limiter,omitempty"`
+	}{limiter})
+}
+
+// SetLogger begins the log; once, at any time.
+func (c *Client) SetLogger(ctx context.Context, logger Logger) error {
+	return c.send(ctx, http.MethodPut, "/logger", logger)
+}
+
+// SetMetrics has meters written to a file or named pipe, as lines of JSON; once.
+func (c *Client) SetMetrics(ctx context.Context, path string) error {
+	return c.send(ctx, http.MethodPut, "/metrics", map[string]string{"metrics_path": path})
+}
+
+// FlushMetrics has the meters written now.
+func (c *Client) FlushMetrics(ctx context.Context) error {
+	return c.send(ctx, http.MethodPut, "/actions", map[string]string{"action_type": "FlushMetrics"})
 }
 
 // Start boots the machine.

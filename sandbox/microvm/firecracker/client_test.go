@@ -65,22 +65,29 @@ var description = map[string]request{
 	"PUT /vsock":               {schema{"guest_cid*": integer, "uds_path*": text, "vsock_id": text}, before, configured},
 	"PUT /network-interfaces/{iface_id}": {schema{"iface_id*": text, "host_dev_name*": text, "guest_mac": text, "mtu": integer,
 		"rx_rate_limiter": rateLimiter, "tx_rate_limiter": rateLimiter}, before, configured},
+	"PATCH /network-interfaces/{iface_id}": {schema{"iface_id*": text, "rx_rate_limiter": rateLimiter, "tx_rate_limiter": rateLimiter},
+		[]string{running, paused}, ""},
+	"PUT /logger": {schema{"level": choice{"Error", "Warning", "Info", "Debug", "Trace", "Off"}, "log_path": text, "show_level": boolean,
+		"show_log_origin": boolean, "module": text}, []string{fresh, configured, running, paused}, ""},
+	"PUT /metrics": {schema{"metrics_path*": text}, []string{fresh, configured, running, paused}, ""},
 	"PUT /entropy": {schema{"rate_limiter": rateLimiter}, before, configured},
-	"PUT /actions": {schema{"action_type*": choice{"FlushMetrics", "InstanceStart", "SendCtrlAltDel"}}, []string{configured}, running},
+	"PUT /actions": {schema{"action_type*": choice{"FlushMetrics", "InstanceStart", "SendCtrlAltDel"}}, []string{configured, running, paused}, "act"},
 	"PATCH /vm":    {schema{"state*": choice{"Paused", "Resumed"}}, []string{running, paused}, "state"},
 	"PUT /snapshot/create": {schema{"mem_file_path*": text, "snapshot_path*": text, "snapshot_type": choice{"Full", "Diff"}},
 		[]string{paused}, ""},
 	"PUT /snapshot/load": {schema{"snapshot_path*": text, "mem_backend": schema{"backend_type*": choice{"File", "Uffd"}, "backend_path*": text},
 		"mem_file_path": text, "resume_vm": boolean, "track_dirty_pages": boolean, "enable_diff_snapshots": boolean, "clock_realtime": boolean,
-		"vsock_override": schema{"uds_path*": text}, "network_overrides": []any{}}, []string{fresh}, "loaded"},
+		"vsock_override": schema{"uds_path*": text}, "network_overrides": []any{schema{"iface_id*": text, "host_dev_name*": text}}}, []string{fresh}, "loaded"},
 }
 
 // server implements the description strictly.
 type server struct {
-	mu     sync.Mutex
-	state  string
-	boot   bool
-	drives []string
+	mu         sync.Mutex
+	state      string
+	boot       bool
+	metrics    bool
+	drives     []string
+	interfaces []string
 }
 
 func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -150,10 +157,18 @@ func (s *server) change(r *http.Request, known request, body map[string]any, id 
 			return errors.New("nothing to do")
 		}
 		s.drives = append(s.drives, id)
+	case strings.HasPrefix(r.URL.Path, "/network-interfaces/") && r.Method == http.MethodPatch && !slices.Contains(s.interfaces, id):
+		return errors.New("Invalid interface ID - not found")
+	case strings.HasPrefix(r.URL.Path, "/network-interfaces/"):
+		s.interfaces = append(s.interfaces, id)
+	case r.URL.Path == "/metrics" && s.metrics:
+		return errors.New("Reinitialization of metrics not allowed.")
+	case r.URL.Path == "/metrics":
+		s.metrics = true
 	case r.URL.Path == "/boot-source":
 		s.boot = true
-	case r.URL.Path == "/actions" && !s.boot:
-		return errors.New("Cannot start microvm without kernel configuration.")
+	case r.URL.Path == "/actions":
+		return s.act(body["action_type"])
 	case r.URL.Path == "/vsock" && !atLeast(body["guest_cid"], 3):
 		return errors.New("guest_cid is less than 3")
 	case r.URL.Path == "/machine-config" && !atLeast(body["vcpu_count"], 1):
@@ -172,6 +187,23 @@ func (s *server) change(r *http.Request, known request, body map[string]any, id 
 		}
 	default:
 		s.state = known.next
+	}
+	return nil
+}
+
+// act carries an action out.
+func (s *server) act(kind any) error {
+	switch {
+	case kind != "InstanceStart" && s.state == configured:
+		return fmt.Errorf("%v is not supported before starting the microVM.", kind)
+	case kind == "FlushMetrics" && !s.metrics:
+		return errors.New("Failed to flush metrics: they are not initialized")
+	case kind == "InstanceStart" && s.state != configured:
+		return errors.New("The requested operation is not supported after starting the microVM.")
+	case kind == "InstanceStart" && !s.boot:
+		return errors.New("Cannot start microvm without kernel configuration.")
+	case kind == "InstanceStart":
+		s.state = running
 	}
 	return nil
 }
@@ -217,7 +249,13 @@ func checkKind(kind, value any) error {
 		name, isText := value.(string)
 		ok = isText && slices.Contains(kind, name)
 	case []any:
-		_, ok = value.([]any)
+		list, isList := value.([]any)
+		for _, element := range list {
+			if err := checkKind(kind[0], element); err != nil {
+				return err
+			}
+		}
+		ok = isList
 	case string:
 		switch kind {
 		case text:
@@ -268,8 +306,13 @@ func TestLife(t *testing.T) {
 		c.AddDrive(ctx, Drive{DriveID: "tmp", PathOnHost: "/tmp.img", CacheType: "Unsafe"}),
 		c.AddInterface(ctx, NetworkInterface{InterfaceID: "eth0", HostDevName: "tap0", GuestMAC: "06:00:00:00:00:01", RxLimiter: PerSecond(1<<20, 0)}),
 		c.SetVsock(ctx, Vsock{GuestCID: 3, UDSPath: "/v.sock"}),
-		c.AddEntropy(ctx),
+		c.AddEntropy(ctx, nil),
+		c.AddEntropy(ctx, PerSecond(1<<16, 0)),
+		c.SetLogger(ctx, Logger{LogPath: "/log", Level: "Warning", ShowLevel: true}),
+		c.SetMetrics(ctx, "/metrics"),
 		c.Start(ctx),
+		c.FlushMetrics(ctx),
+		c.ChangeInterface(ctx, PartialNetworkInterface{InterfaceID: "eth0", TxLimiter: PerSecond(0, 1000)}),
 		c.ChangeDrive(ctx, PartialDrive{DriveID: "tmp", PathOnHost: "/larger.img"}),
 		c.Pause(ctx),
 		c.CreateSnapshot(ctx, SnapshotCreate{MemFilePath: "/memory", SnapshotPath: "/state", SnapshotType: "Full"}),
@@ -284,7 +327,7 @@ func TestLife(t *testing.T) {
 	}
 	restored := newServer(t)
 	load := SnapshotLoad{SnapshotPath: "/state", MemBackend: MemoryBackend{BackendType: "File", BackendPath: "/memory"},
-		VsockOverride: &VsockOverride{UDSPath: "/w.sock"}}
+		VsockOverride: &VsockOverride{UDSPath: "/w.sock"}, NetworkOverrides: []NetworkOverride{{InterfaceID: "eth0", HostDevName: "tap1"}}}
 	if err := restored.LoadSnapshot(ctx, load); err != nil {
 		t.Error(err)
 	}
@@ -296,12 +339,15 @@ func TestLife(t *testing.T) {
 func TestRefusals(t *testing.T) {
 	c, ctx := newServer(t), t.Context()
 	for name, err := range map[string]error{
-		"start without a kernel": c.Start(ctx),
-		"snapshot while running": c.CreateSnapshot(ctx, SnapshotCreate{MemFilePath: "/m", SnapshotPath: "/s"}),
-		"pause before the start": c.Pause(ctx),
-		"a low CID":              c.SetVsock(ctx, Vsock{GuestCID: 2, UDSPath: "/v"}),
-		"no processor":           c.SetMachine(ctx, MachineConfiguration{MemSizeMiB: 128}),
-		"an odd cache":           c.AddDrive(ctx, Drive{DriveID: "a", PathOnHost: "/a", CacheType: "Odd"}),
+		"start without a kernel":  c.Start(ctx),
+		"snapshot while running":  c.CreateSnapshot(ctx, SnapshotCreate{MemFilePath: "/m", SnapshotPath: "/s"}),
+		"pause before the start":  c.Pause(ctx),
+		"a low CID":               c.SetVsock(ctx, Vsock{GuestCID: 2, UDSPath: "/v"}),
+		"meters before the start": c.FlushMetrics(ctx),
+		"an unknown interface":    c.ChangeInterface(ctx, PartialNetworkInterface{InterfaceID: "eth7"}),
+		"an odd level":            c.SetLogger(ctx, Logger{LogPath: "/log", Level: "Odd"}),
+		"no processor":            c.SetMachine(ctx, MachineConfiguration{MemSizeMiB: 128}),
+		"an odd cache":            c.AddDrive(ctx, Drive{DriveID: "a", PathOnHost: "/a", CacheType: "Odd"}),
 	} {
 		var refusal *Error
 		if !errors.As(err, &refusal) || refusal.Status != http.StatusBadRequest || refusal.Message == "" {
