@@ -44,7 +44,7 @@ func sizeClass(isolation lambent.Isolation, memoryMiB int) int {
 func leastMiB(isolation lambent.Isolation) float64 {
 	switch isolation {
 	case lambent.IsolationMicroVM:
-		return 64
+		return 128
 	case lambent.IsolationGVisor:
 		return 32
 	default:

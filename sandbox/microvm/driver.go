@@ -39,7 +39,8 @@ type Driver struct {
 
 	// Set by preparing, and not changed afterwards.
 	rootImage string
-	identity  string // of all that a snapshot depends on
+	identity  string // of all that a base depends on
+	monitor   string // of what a machine's state depends on
 
 	mu       sync.Mutex
 	prepared bool
@@ -161,7 +162,12 @@ func (d *Driver) prepare(ctx context.Context) error {
 		if d.options.Accelerator == "" {
 			d.options.Accelerator = d.chooseAccelerator(ctx)
 		}
-		identity := sha256.Sum256(fmt.Append(nil, initramfs, d.rootImage, kernel, d.options.QEMU, d.options.Accelerator, d.options.Network != nil))
+		program, err := os.Stat(d.options.QEMU)
+		if err != nil {
+			return err
+		}
+		d.monitor = fmt.Sprint(d.options.Accelerator, " ", d.options.QEMU, " of ", program.ModTime().UTC())
+		identity := sha256.Sum256(fmt.Append(nil, initramfs, d.rootImage, kernel, d.monitor, d.options.Network != nil))
 		d.identity = hex.EncodeToString(identity[:16])
 		if err := d.dropBases(); err != nil {
 			return err
@@ -316,7 +322,7 @@ func (d *Driver) makeBase(ctx context.Context, dir string, memoryMiB int) error 
 	first := &Sandbox{driver: d, id: "base-" + filepath.Base(dir), memoryMiB: memoryMiB, processors: processorsFor(memoryMiB)}
 	err := first.create(ctx, "")
 	if err == nil {
-		err = first.snapshot(ctx, making)
+		err = first.saveMachine(ctx, making)
 	}
 	if err := errors.Join(err, first.Destroy(context.WithoutCancel(ctx))); err != nil {
 		return fmt.Errorf("make a base: %w", err)

@@ -75,3 +75,19 @@ func FuzzQMP(f *testing.F) {
 	f.Add([]byte(`{"error": {"class": "a", "desc": "b"}}`))
 	f.Fuzz(func(_ *testing.T, line []byte) { _, _ = parseQMP(line) }) // it must not panic
 }
+
+// TestFits checks that a state is not given to what cannot go on with it.
+func TestFits(t *testing.T) {
+	d := &Driver{monitor: "a"}
+	for problem, description := range map[string]saved{
+		"saved under b":    {Monitor: "b"},
+		"here is none":     {Monitor: "a", Network: true},
+		"":                 {Monitor: "a"},
+		"saved under , an": {},
+	} {
+		err := d.fits(description)
+		if (err == nil) != (problem == "") || err != nil && !strings.Contains(err.Error(), problem) {
+			t.Errorf("%+v: %v", description, err)
+		}
+	}
+}

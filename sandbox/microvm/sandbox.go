@@ -30,7 +30,7 @@ const endTimeout = 30 * time.Second
 const guestMiB = 192
 
 // commandLine is the guest kernel's.
-const commandLine = "console=ttyS0 quiet loglevel=3 panic=-1 reboot=t random.trust_cpu=on"
+const commandLine = "console=ttyS0 quiet loglevel=3 panic=-1 reboot=t random.trust_cpu=on init_on_free=1"
 
 // emulatedCommandLine returns that for an emulated machine. Such a guest can hang while it measures its processor, and measures
 // wrong, when its host is busy; so it is told. It counts time by the host's counter, whose frequency is in /proc/cpuinfo.
@@ -62,7 +62,6 @@ type Sandbox struct {
 	wiring  *wiring // nil: no network
 	machine machine
 	stream  *stream.Host
-	sockets *os.File // the directory of the Runtime API's socket
 	client  *remote.Client
 	inner   sandbox.Sandbox
 	started []sandbox.Process // found in a snapshot
@@ -91,7 +90,8 @@ type diskFile struct {
 type saved struct {
 	MemoryMiB  int
 	Processors int
-	Network    bool // it has an interface
+	Network    bool   // it has an interface
+	Monitor    string // what it ran under
 	Disks      []diskFile
 }
 
@@ -260,11 +260,7 @@ func (s *Sandbox) connect(ctx context.Context, exists bool) (err error) {
 	if s.stream, err = stream.Dial(ctx, s.machine.Port(), binary.LittleEndian.Uint32(number[:]), greeting); err != nil {
 		return err
 	}
-	if s.sockets, err = os.Open(s.dir("sockets")); err != nil {
-		return err
-	}
-	// By its descriptor: the path of a socket is short, and that of a state directory may not be.
-	link, err := remote.DialMux(s.stream, fmt.Sprintf("/proc/self/fd/%d", s.sockets.Fd()))
+	link, err := remote.DialMux(s.stream, s.dir("sockets"))
 	if err != nil {
 		return err
 	}
@@ -455,9 +451,6 @@ func (s *Sandbox) end() {
 	}
 	if s.stream != nil {
 		_ = s.stream.Close()
-	}
-	if s.sockets != nil {
-		all = append(all, s.sockets.Close())
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), endTimeout)
 	defer cancel()

@@ -29,8 +29,8 @@ func (d *Driver) Restore(ctx context.Context, id, dir string) (sandbox.Sandbox, 
 	if err != nil {
 		return nil, nil, fmt.Errorf("restore sandbox: %w", err)
 	}
-	if description.Network != (d.options.Network != nil) {
-		return nil, nil, fmt.Errorf("restore sandbox: it was saved with a network: %v; the driver has one: %v", description.Network, d.options.Network != nil)
+	if err := d.fits(description); err != nil {
+		return nil, nil, fmt.Errorf("restore sandbox: %w", err)
 	}
 	s, err := d.admit(id, description.MemoryMiB)
 	if err != nil {
@@ -38,7 +38,11 @@ func (d *Driver) Restore(ctx context.Context, id, dir string) (sandbox.Sandbox, 
 	}
 	defer d.creating.Done()
 	s.processors = description.Processors
-	if err := s.create(ctx, dir); err != nil {
+	err = s.create(ctx, dir)
+	if err == nil {
+		err = s.inner.Thaw()
+	}
+	if err != nil {
 		return nil, nil, fmt.Errorf("restore sandbox: %w", errors.Join(err, s.Destroy(context.WithoutCancel(ctx))))
 	}
 	started := s.started
@@ -46,7 +50,21 @@ func (d *Driver) Restore(ctx context.Context, id, dir string) (sandbox.Sandbox, 
 	return s, started, nil
 }
 
-// snapshot saves the machine, which goes on afterwards as it was.
+// fits says whether what was saved can go on here.
+func (d *Driver) fits(description saved) error {
+	switch hasNetwork := d.options.Network != nil; {
+	case description.Monitor != d.monitor:
+		return fmt.Errorf("it was saved under %s, and this is %s", description.Monitor, d.monitor)
+	case description.Network && !hasNetwork:
+		return errors.New("it was saved with a network, and here is none")
+	case hasNetwork && !description.Network:
+		return errors.New("it was saved without a network, and here is one")
+	}
+	return nil
+}
+
+// snapshot saves the sandbox, which goes on afterwards as it was. The function's processes stand still in what is saved, so that none
+// of them runs before a copy has its time, its random numbers and its address.
 func (s *Sandbox) snapshot(ctx context.Context, dir string) (err error) {
 	s.freezing.Lock()
 	defer s.freezing.Unlock()
@@ -54,22 +72,34 @@ func (s *Sandbox) snapshot(ctx context.Context, dir string) (err error) {
 	if err := s.continueLocked(); err != nil { // the agent has to answer
 		return fmt.Errorf("snapshot: %w", err)
 	}
-	if err := s.stream.Hold(ctx); err != nil {
-		return fmt.Errorf("snapshot: %w", err)
+	if !frozen {
+		if err := s.inner.Freeze(); err != nil {
+			return fmt.Errorf("snapshot: %w", err)
+		}
 	}
-	if err := s.machine.Pause(ctx); err != nil {
-		return fmt.Errorf("snapshot: %w", errors.Join(err, s.stream.Resume()))
-	}
-	err = s.save(ctx, dir)
-	err = errors.Join(err, s.machine.Resume(context.WithoutCancel(ctx)), s.stream.Resume())
+	err = s.saveMachine(ctx, dir)
 	if frozen {
 		err = errors.Join(err, s.machine.Pause(context.WithoutCancel(ctx)))
 		s.paused = true
+	} else {
+		err = errors.Join(err, s.inner.Thaw())
 	}
 	if err != nil {
 		return fmt.Errorf("snapshot: %w", err)
 	}
 	return nil
+}
+
+// saveMachine saves the machine, which goes on afterwards.
+func (s *Sandbox) saveMachine(ctx context.Context, dir string) error {
+	if err := s.stream.Hold(ctx); err != nil {
+		return err
+	}
+	if err := s.machine.Pause(ctx); err != nil {
+		return errors.Join(err, s.stream.Resume())
+	}
+	err := s.save(ctx, dir)
+	return errors.Join(err, s.machine.Resume(context.WithoutCancel(ctx)), s.stream.Resume())
 }
 
 // save writes the state of the paused machine and of its disks.
@@ -81,7 +111,7 @@ func (s *Sandbox) save(ctx context.Context, dir string) error {
 	if err := errors.Join(s.machine.Save(ctx, state), state.Close()); err != nil {
 		return err
 	}
-	description := saved{MemoryMiB: s.memoryMiB, Processors: s.processors, Network: s.wiring != nil}
+	description := saved{MemoryMiB: s.memoryMiB, Processors: s.processors, Network: s.wiring != nil, Monitor: s.driver.monitor}
 	for _, d := range s.disks {
 		target := filepath.Join(dir, d.Name)
 		// Images never change, so another name for the same is as good as a copy.

@@ -34,7 +34,8 @@ type Plan struct {
 	Files map[string]string
 	// Devices are those of the host that may be used.
 	Devices []string
-	// ID is the user and group. 0 keeps the caller's user and rights, for a program that packs files of all users.
+	// ID is the user and group. 0 keeps the caller's, and of its rights that to read all files, for a program that packs those of all
+	// users.
 	ID uint32
 	// Writable is a directory of the host that is shown writable as /out; may be empty.
 	Writable string
@@ -209,6 +210,9 @@ func (p *Plan) giveUp() error {
 			return fmt.Errorf("set limits: %w", err)
 		}
 	}
+	if err := p.dropCapabilities(); err != nil {
+		return err
+	}
 	if p.ID != 0 {
 		id := int(p.ID)
 		if err := errors.Join(syscall.Setgroups(nil), syscall.Setresgid(id, id, id), syscall.Setresuid(id, id, id)); err != nil {
@@ -217,6 +221,24 @@ func (p *Plan) giveUp() error {
 	}
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("give up new rights: %w", err)
+	}
+	// A guest's memory is used here and there: a huge page for each place would take twice what is used.
+	if err := unix.Prctl(unix.PR_SET_THP_DISABLE, 1, 0, 0, 0); err != nil && !errors.Is(err, unix.EINVAL) { // a kernel without them
+		return fmt.Errorf("give up huge pages: %w", err)
+	}
+	return nil
+}
+
+// dropCapabilities bounds the rights that the program is given, which root has otherwise.
+func (p *Plan) dropCapabilities() error {
+	for capability := 0; capability <= unix.CAP_LAST_CAP; capability++ {
+		if p.ID == 0 && capability == unix.CAP_DAC_READ_SEARCH {
+			continue
+		}
+		err := unix.Prctl(unix.PR_CAPBSET_DROP, uintptr(capability), 0, 0, 0)
+		if err != nil && !errors.Is(err, unix.EINVAL) { // which an older kernel does not know
+			return fmt.Errorf("give up capability %d: %w", capability, err)
+		}
 	}
 	return nil
 }
