@@ -140,7 +140,7 @@ func isolationCandidates(registry *runtimes.Registry, logger *slog.Logger) []iso
 			Name: string(i), Network: true, Few: i != lambent.IsolationNative, Missing: kind.missing(), Flexibility: flexibility[i],
 			Open: func(ctx context.Context, dir string) (sandbox.Driver, error) {
 				return openNetworked(ctx, dir, logger, func(connected sandbox.Network) (sandbox.Driver, error) {
-					return kind.open(driverOptions{stateDir: filepath.Join(dir, "driver"), base: registry.Base(), network: connected, logger: logger})
+					return kind.open(driverOptions{stateDir: filepath.Join(dir, "driver"), runtimes: registry, network: connected, logger: logger})
 				})
 			},
 		})

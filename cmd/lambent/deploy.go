@@ -19,6 +19,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/lambda"
 	"github.com/aws/aws-sdk-go-v2/service/lambda/types"
+
+	"lambent"
 )
 
 // activeWithin is how long deploy waits for a function to become active, or for an update to be done.
@@ -35,6 +37,7 @@ type DeployCmd struct {
 	Timeout time.Duration     `help:"Timeout, such as 30s, up to 15m." placeholder:"D"`
 	Env     map[string]string `help:"Environment variable of the function; replaces all that it has. May be repeated." placeholder:"K=V" mapsep:"none"`
 	Role    string            `help:"ARN of the function's role." placeholder:"ARN"`
+	Isolate lambent.Isolation `name:"isolation" help:"What the function runs under, the tag lambent:isolation: native, gvisor or microvm (default: as before, at first the region's)." enum:",native,gvisor,microvm" default:"" placeholder:"NAME"`
 }
 
 // plan is all that a deployment will send.
@@ -171,12 +174,12 @@ func buildGo(ctx context.Context, dir, program string) error {
 
 // send creates or updates the function and waits until it is ready.
 func (c *DeployCmd) send(ctx context.Context, client *Client, show *progress, p plan) (*lambda.GetFunctionConfigurationOutput, error) {
-	_, err := client.Lambda.GetFunctionConfiguration(ctx, &lambda.GetFunctionConfigurationInput{FunctionName: &p.name})
+	there, err := client.Lambda.GetFunctionConfiguration(ctx, &lambda.GetFunctionConfigurationInput{FunctionName: &p.name})
 	switch {
 	case notFound(err):
 		err = c.create(ctx, client, show, p)
 	case err == nil:
-		err = c.update(ctx, client, show, p)
+		err = c.update(ctx, client, show, p, there.FunctionArn)
 	}
 	if err != nil {
 		return nil, err
@@ -199,6 +202,7 @@ func (c *DeployCmd) create(ctx context.Context, client *Client, show *progress, 
 		Environment:   c.environment(),
 		MemorySize:    c.memory(),
 		Timeout:       c.timeout(),
+		Tags:          c.tags(),
 	}
 	err := upload(client, show, p.archive, func() error {
 		_, err := client.Lambda.CreateFunction(ctx, in)
@@ -213,7 +217,7 @@ func (c *DeployCmd) create(ctx context.Context, client *Client, show *progress, 
 	})
 }
 
-func (c *DeployCmd) update(ctx context.Context, client *Client, show *progress, p plan) error {
+func (c *DeployCmd) update(ctx context.Context, client *Client, show *progress, p plan, arn *string) error {
 	updated := func() error {
 		return c.wait(show, func() error {
 			waiter := lambda.NewFunctionUpdatedV2Waiter(client.Lambda, func(o *lambda.FunctionUpdatedV2WaiterOptions) { o.MinDelay = 100 * time.Millisecond })
@@ -229,6 +233,11 @@ func (c *DeployCmd) update(ctx context.Context, client *Client, show *progress, 
 	}
 	if err := updated(); err != nil {
 		return err
+	}
+	if tags := c.tags(); tags != nil {
+		if _, err := client.Lambda.TagResource(ctx, &lambda.TagResourceInput{Resource: arn, Tags: tags}); err != nil {
+			return err
+		}
 	}
 	_, err = client.Lambda.UpdateFunctionConfiguration(ctx, &lambda.UpdateFunctionConfigurationInput{
 		FunctionName: &p.name,
@@ -263,7 +272,7 @@ func (c *DeployCmd) wait(show *progress, wait func() error) error {
 	return err
 }
 
-// environment, memory and timeout return what was asked for, nil for nothing.
+// environment, memory, timeout and tags return what was asked for, nil for nothing.
 func (c *DeployCmd) environment() *types.Environment {
 	if c.Env == nil {
 		return nil
@@ -283,6 +292,13 @@ func (c *DeployCmd) timeout() *int32 {
 		return nil
 	}
 	return aws.Int32(int32(c.Timeout / time.Second))
+}
+
+func (c *DeployCmd) tags() map[string]string {
+	if c.Isolate == "" {
+		return nil
+	}
+	return map[string]string{lambent.IsolationTag: string(c.Isolate)}
 }
 
 // hostRuntimes asks the interpreters of this host for their versions and returns the names of the runtimes that they make.

@@ -4,6 +4,7 @@ import (
 	"log/slog"
 
 	"lambent"
+	"lambent/runtimes"
 	"lambent/sandbox"
 	"lambent/sandbox/gvisor"
 	"lambent/sandbox/microvm"
@@ -13,7 +14,7 @@ import (
 // driverOptions are what every driver is opened with.
 type driverOptions struct {
 	stateDir string
-	base     []sandbox.Mount
+	runtimes *runtimes.Registry
 	network  sandbox.Network // nil: none
 	logger   *slog.Logger
 }
@@ -29,15 +30,19 @@ func driverKindOf(isolation lambent.Isolation) driverKind {
 	switch isolation {
 	case lambent.IsolationGVisor:
 		return driverKind{missing: func() []string { return gvisor.Check("") }, open: func(o driverOptions) (sandbox.Driver, error) {
-			return gvisor.Open(gvisor.Options{StateDir: o.stateDir, Base: o.base, Network: o.network, Logger: o.logger})
+			return gvisor.Open(gvisor.Options{StateDir: o.stateDir, Base: o.runtimes.Base(), Network: o.network, Logger: o.logger})
 		}}
 	case lambent.IsolationMicroVM:
 		return driverKind{missing: func() []string { return microvm.Check(microvm.Options{}) }, open: func(o driverOptions) (sandbox.Driver, error) {
-			return microvm.Open(microvm.Options{StateDir: o.stateDir, Base: o.base, Network: o.network, Logger: o.logger})
+			base, err := o.runtimes.ImageBase()
+			if err != nil {
+				return nil, err
+			}
+			return microvm.Open(microvm.Options{StateDir: o.stateDir, Base: base, Network: o.network, Logger: o.logger})
 		}}
 	default:
 		return driverKind{missing: native.Check, open: func(o driverOptions) (sandbox.Driver, error) {
-			return native.Open(native.Options{StateDir: o.stateDir, Base: o.base, Network: o.network, Logger: o.logger})
+			return native.Open(native.Options{StateDir: o.stateDir, Base: o.runtimes.Base(), Network: o.network, Logger: o.logger})
 		}}
 	}
 }

@@ -128,7 +128,7 @@ func (h *host) openDriver(ctx context.Context, o hostOptions, isolation lambent.
 		h.logger.Info("an isolation is not offered", "isolation", string(isolation), "missing", strings.Join(missing, "; "))
 		return nil
 	}
-	made := driverOptions{stateDir: filepath.Join(o.data, "sandboxes", string(isolation)), base: h.runtimes.Base(), logger: o.logger}
+	made := driverOptions{stateDir: filepath.Join(o.data, "sandboxes", string(isolation)), runtimes: h.runtimes, logger: o.logger}
 	if h.network != nil {
 		made.network = h.network
 	}

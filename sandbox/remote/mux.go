@@ -7,8 +7,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"path/filepath"
-	"strconv"
 	"sync"
 	"time"
 
@@ -36,7 +34,7 @@ const (
 type muxLink struct {
 	session *yamux.Session
 	control net.Conn
-	dir     string // where sockets are made; the end that dials
+	dir     *os.File // where sockets are made; the end that dials
 	work    sync.WaitGroup
 
 	mu     sync.Mutex
@@ -50,13 +48,17 @@ type muxLink struct {
 
 // DialMux makes the end of a link that receives files. It makes sockets in dir, which nobody else may enter, and takes conn over.
 func DialMux(conn io.ReadWriteCloser, dir string) (Link, error) {
+	directory, err := os.Open(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open the directory of sockets: %w", err)
+	}
 	l, err := newMux(conn, yamux.Client)
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, directory.Close())
 	}
-	l.dir, l.pipes, l.listen, l.news = dir, map[uint64]*os.File{}, map[uint64]string{}, make(chan struct{})
+	l.dir, l.pipes, l.listen, l.news = directory, map[uint64]*os.File{}, map[uint64]string{}, make(chan struct{})
 	if l.control, err = l.session.Open(); err != nil {
-		return nil, errors.Join(fmt.Errorf("open the control stream: %w", err), l.session.Close())
+		return nil, errors.Join(fmt.Errorf("open the control stream: %w", err), l.session.Close(), directory.Close())
 	}
 	l.work.Go(l.acceptFiles)
 	return l, nil
@@ -275,7 +277,8 @@ func (l *muxLink) file(kind byte, number uint64) (*os.File, error) {
 		l.announceLocked()
 		return reader, nil
 	case fileListen:
-		path := filepath.Join(l.dir, strconv.FormatUint(number, 10)+".sock")
+		// A socket's path must be short, whatever that of the directory is.
+		path := fmt.Sprintf("/proc/self/fd/%d/%d.sock", l.dir.Fd(), number)
 		_ = os.Remove(path) // of an earlier link
 		listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 		if err != nil {
@@ -381,6 +384,9 @@ func (l *muxLink) Close() error {
 	l.mu.Unlock()
 	err := l.session.Close()
 	l.work.Wait()
+	if l.dir != nil {
+		err = errors.Join(err, l.dir.Close())
+	}
 	return err
 }
 
