@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -16,6 +17,7 @@ import (
 	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
 
+	"lambent"
 	"lambent/sandbox/identity"
 )
 
@@ -91,6 +93,12 @@ func (r *remains) check(t *testing.T, running bool) {
 	if err != nil || len(sources) > 0 {
 		t.Errorf("mount points left: %v, %v", sources, err)
 	}
+	for _, pattern := range []string{"sandboxes/microvm/vm/*", "sandboxes/microvm/*.new", "sandboxes/microvm/*/*.new", "sandboxes/native/*/*"} {
+		files, err := filepath.Glob(filepath.Join(r.data, pattern))
+		if err != nil || len(files) > 0 {
+			t.Errorf("files left: %q, %v", files, err)
+		}
+	}
 }
 
 // tables lists the host's nftables tables of regions.
@@ -148,20 +156,22 @@ func TestKillLeavesNothing(t *testing.T) {
 	if len(tables(t)) == len(left.tables) || len(links(t)) == len(left.links) || len(cgroupsOf(t, data)) == 0 {
 		t.Error("a region that runs has no table, no interface or no cgroup, so that this test finds nothing")
 	}
-	first.function("busy", provided(programs.echo))
+	for _, isolation := range lambent.Isolations() {
+		first.function("busy-"+string(isolation), under(isolation, func(in *lambda.CreateFunctionInput) {
+			provided(programs.echo)(in)
+			in.Timeout = aws.Int32(60)
+		}))
+		first.invoke("busy-"+string(isolation), "1")
+	}
 	first.stop()
 	left.check(t, false)
 	for range kills {
 		s := launch(t, data)
 		moment := time.Duration(random.IntN(1500)) * time.Millisecond
 		timer := time.After(moment)
-		go func() {
-			for {
-				if _, err := s.client.Invoke(t.Context(), &lambda.InvokeInput{FunctionName: aws.String("busy"), Payload: []byte("1")}); err != nil && s.over() {
-					return
-				}
-			}
-		}()
+		for _, isolation := range lambent.Isolations() {
+			go s.keepBusy(t.Context(), "busy-"+string(isolation))
+		}
 		<-timer // the random moment
 		left.see(t, s)
 		victim, name := left.victim(t, s, random)
@@ -173,12 +183,21 @@ func TestKillLeavesNothing(t *testing.T) {
 		s.kill()
 		next := start(t, data)
 		left.check(t, true)
-		if out := next.invoke("busy", `1`); string(out.Payload) != "1" {
+		if out := next.invoke("busy-native", `1`); string(out.Payload) != "1" {
 			t.Errorf("answered %s", out.Payload)
 		}
 		next.stop()
 		left.check(t, false)
 		if t.Failed() {
+			return
+		}
+	}
+}
+
+// keepBusy invokes a function until the server has ended.
+func (s *server) keepBusy(ctx context.Context, name string) {
+	for {
+		if _, err := s.client.Invoke(ctx, &lambda.InvokeInput{FunctionName: &name, Payload: []byte("1")}); err != nil && s.over() {
 			return
 		}
 	}
