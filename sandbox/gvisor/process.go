@@ -110,6 +110,9 @@ func (s *Sandbox) start(ctx context.Context, cmd sandbox.Command) (*process, err
 	if err != nil {
 		return nil, err
 	}
+	if err := s.measure(); err != nil {
+		return nil, err
+	}
 	kills, err := s.group.OOMKills()
 	if err != nil {
 		return nil, err

@@ -29,7 +29,7 @@ const (
 	readyTmpMiB      = 512 // what most functions ask for
 )
 
-// What the Sentry needs beside the function's own. Its memory is measured when the sandbox is specialised, some 17 MiB, and growthMiB
+// What the Sentry needs beside the function's own. Its memory is measured before it has a process of the function's, some 17 MiB, and growthMiB
 // more is for what it grows by with the function's files, connections and threads.
 const (
 	mostSentryMiB  = 24 // the rest of what is measured is cached files, which give way
@@ -60,6 +60,7 @@ type Sandbox struct {
 	boots     int
 	container string     // runsc's name for the Sentry
 	last      int        // process number
+	sentry    int64      // bytes of memory that the Sentry had; 0: not measured
 	stale     []*os.File // outputs that nobody reads
 
 	launchMu sync.Mutex         // of starting runsc, which end waits for, and of what follows
@@ -244,12 +245,24 @@ func (s *Sandbox) specialise(ctx context.Context, spec sandbox.Spec) error {
 	if err := s.tellLimits(c); err != nil {
 		return err
 	}
+	if err := s.measure(); err != nil {
+		return err
+	}
+	s.spec = spec
+	return s.meter(spec, s.sentry)
+}
+
+// measure finds out, once, how much memory the Sentry takes: before there is a process, which may be before Specialise.
+func (s *Sandbox) measure() error {
+	if s.sentry > 0 {
+		return nil
+	}
 	used, err := s.group.Usage()
 	if err != nil {
 		return err
 	}
-	s.spec = spec
-	return s.meter(spec, min(used.MemoryBytes, mostSentryMiB<<20))
+	s.sentry = min(used.MemoryBytes, mostSentryMiB<<20)
+	return nil
 }
 
 // meter sets the limits that the host enforces, beside so many bytes that are the Sentry's, and begins to measure.

@@ -223,7 +223,7 @@ func (s *Sandbox) rebuild(was saved, tmp string) error {
 		return err
 	}
 	s.setting = setting{mounts: append(fresh, mounted...), hostname: was.Spec.Hostname, descriptors: was.Descriptors, processes: was.Limit}
-	s.spec = was.Spec
+	s.spec, s.sentry = was.Spec, was.Overhead
 	file, err := os.Open(tmp)
 	if err != nil {
 		return fmt.Errorf("restore /tmp: %w", err)
