@@ -12,6 +12,7 @@ import (
 	"lambent/sandbox/cgroup"
 	"lambent/sandbox/ephemeral"
 	"lambent/sandbox/gvisor/initproc"
+	"lambent/sandbox/identity"
 )
 
 // MaybeInit becomes a part of a sandbox when this process was started as one, and returns otherwise. Every program that opens a
@@ -45,6 +46,9 @@ func Check(runsc string) []string {
 	}
 	if _, err := os.Stat("/proc/self/ns/user"); err != nil {
 		missing = append(missing, "the kernel has no user namespaces (CONFIG_USER_NS)")
+	}
+	if ids := identity.Missing(); ids != "" {
+		missing = append(missing, ids)
 	}
 	_, controllers, err := cgroup.Find()
 	if err != nil {

@@ -79,14 +79,21 @@ type Block struct {
 	used []bool
 }
 
+// Missing says, for the operator, what the host lacks for Open to succeed; "" when it lacks nothing.
+func Missing() string {
+	if layoutOf(mappedIDs()) == wide() {
+		return ""
+	}
+	return fmt.Sprintf("this process's user namespace has not all user and group IDs from %d to %d", First, First+blocks*blockRanges*RangeIDs-1)
+}
+
 // Open locks, in a directory that all drivers of the host share, a block that no living driver has and whose IDs no process of the
 // host has. Its ranges have RangeIDs.
 func Open(directory string) (*Block, error) {
-	l := layoutOf(mappedIDs())
-	if l != wide() {
-		return nil, errors.New("take user IDs: this user namespace has not all of them")
+	if missing := Missing(); missing != "" {
+		return nil, errors.New("take user IDs: " + missing)
 	}
-	return open(directory, l)
+	return open(directory, wide())
 }
 
 // OpenMapped is Open also in a user namespace that has fewer IDs. Only Mappings and what goes with it tell about those of a range.
