@@ -108,7 +108,7 @@ func content(t *testing.T, dir string) map[string]string {
 func TestLimitsV2(t *testing.T) {
 	dir := fakeTree(t, map[string]string{"memory.max": "", "memory.swap.max": "", "pids.max": ""})
 	h := Hierarchy{V2: dir, Limits: true}
-	for _, limits := range [][]limit{h.memoryLimits(128 << 20), h.processLimits(1024)} {
+	for _, limits := range [][]limit{h.memoryLimits(unknownLimit, 128<<20), h.processLimits(1024)} {
 		if err := apply(limits); err != nil {
 			t.Fatal(err)
 		}
@@ -120,13 +120,13 @@ func TestLimitsV2(t *testing.T) {
 	if err := os.Remove(filepath.Join(dir, "memory.swap.max")); err != nil {
 		t.Fatal(err)
 	}
-	if err := apply(h.memoryLimits(1)); err != nil {
+	if err := apply(h.memoryLimits(noLimit, 1)); err != nil {
 		t.Errorf("without swap accounting: %v", err)
 	}
 	if err := os.Remove(filepath.Join(dir, "memory.max")); err != nil {
 		t.Fatal(err)
 	}
-	if err := apply(h.memoryLimits(1)); err == nil {
+	if err := apply(h.memoryLimits(noLimit, 1)); err == nil {
 		t.Error("a limit that cannot be set was accepted")
 	}
 }

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -23,6 +25,9 @@ type Group struct {
 	*Handle
 	whole    Hierarchy
 	function Hierarchy
+
+	memoryMu sync.Mutex
+	memory   int64 // the limit in bytes
 }
 
 // functionGroup returns the directories that hold the function's processes.
@@ -42,7 +47,7 @@ func functionGroup(whole Hierarchy) Hierarchy {
 
 // newGroup creates the groups of one sandbox. What it made stays when it fails: Remove removes it.
 func newGroup(whole Hierarchy) (*Group, error) {
-	g := &Group{whole: whole, function: functionGroup(whole)}
+	g := &Group{whole: whole, function: functionGroup(whole), memory: noLimit}
 	if err := whole.make(); err != nil {
 		return g, err
 	}
@@ -89,7 +94,16 @@ func (g *Group) LimitDevices() error {
 }
 
 // SetMemory limits the memory of the function's processes, in bytes, without swap.
-func (g *Group) SetMemory(bytes int64) error { return apply(g.function.memoryLimits(bytes)) }
+func (g *Group) SetMemory(bytes int64) error {
+	g.memoryMu.Lock()
+	defer g.memoryMu.Unlock()
+	err := apply(g.function.memoryLimits(g.memory, bytes))
+	g.memory = bytes
+	if err != nil {
+		g.memory = unknownLimit
+	}
+	return err
+}
 
 // SetProcesses limits the function's processes and threads.
 func (g *Group) SetProcesses(n int) error { return apply(g.function.processLimits(n)) }
@@ -185,9 +199,15 @@ type limit struct {
 	optional    bool
 }
 
-// memoryLimits returns the files that limit memory to bytes, without swap. v1 keeps the limit of memory and swap
-// together above that of memory at each step, so it goes out of the way first.
-func (h Hierarchy) memoryLimits(bytes int64) []limit {
+// What the limit of memory may be before it is set.
+const (
+	noLimit      = math.MaxInt64
+	unknownLimit = -1
+)
+
+// memoryLimits returns the files that limit memory to bytes, without swap, when the limit was another before. v1 keeps the limit of
+// memory and swap together above that of memory at each step, so it is the first that is raised, and the last that is lowered.
+func (h Hierarchy) memoryLimits(before, bytes int64) []limit {
 	value := strconv.FormatInt(bytes, 10)
 	if h.Limits {
 		return []limit{
@@ -195,12 +215,15 @@ func (h Hierarchy) memoryLimits(bytes int64) []limit {
 			{file: filepath.Join(h.V2, "memory.swap.max"), value: "0", optional: true},
 		}
 	}
-	both := filepath.Join(h.V1["memory"], "memory.memsw.limit_in_bytes")
-	return []limit{
-		{file: both, value: "-1", optional: true},
-		{file: filepath.Join(h.V1["memory"], "memory.limit_in_bytes"), value: value},
-		{file: both, value: value, optional: true},
+	alone := limit{file: filepath.Join(h.V1["memory"], "memory.limit_in_bytes"), value: value}
+	both := limit{file: filepath.Join(h.V1["memory"], "memory.memsw.limit_in_bytes"), value: value, optional: true}
+	switch {
+	case before == unknownLimit:
+		return []limit{{file: both.file, value: "-1", optional: true}, alone, both}
+	case before <= bytes:
+		return []limit{both, alone}
 	}
+	return []limit{alone, both}
 }
 
 // sharesPerVCPU is what the kernel gives to a process outside of any cgroup.

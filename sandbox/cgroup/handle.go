@@ -153,13 +153,33 @@ func (h *Handle) Usage() (sandbox.Usage, error) {
 }
 
 // OOMKills reads how many processes the memory limit ended.
-func (h *Handle) OOMKills() (int64, error) {
+func (h *Handle) OOMKills() (int64, error) { return h.meter(meterKills) }
+
+// CPU reads the processor time that was used.
+func (h *Handle) CPU() (time.Duration, error) {
+	used, err := h.meter(meterCPU)
+	if h.layout.LimitsV2 {
+		return time.Duration(used) * time.Microsecond, err
+	}
+	return time.Duration(used), err
+}
+
+// meter reads one meter.
+func (h *Handle) meter(place int) (int64, error) {
+	kinds := metersV1
+	if h.layout.LimitsV2 {
+		kinds = metersV2
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.closed {
 		return 0, fmt.Errorf("cgroup: %w", os.ErrClosed)
 	}
-	return readMeter(h.files[fileMeters+meterKills], "oom_kill", h.buf[:])
+	value, err := readMeter(h.files[fileMeters+place], kinds[place].key, h.buf[:])
+	if err != nil {
+		return 0, fmt.Errorf("cgroup: %s: %w", kinds[place].name, err)
+	}
+	return value, nil
 }
 
 // cpuPeriod is the period of CPU quotas. A short one makes the pauses of small functions short.

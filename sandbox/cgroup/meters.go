@@ -4,10 +4,11 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"strconv"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"lambent/sandbox"
 )
@@ -33,8 +34,11 @@ var (
 	}
 )
 
-// meterKills is the place of the OOM kills.
-const meterKills = 4
+// The places of the processor time and of the OOM kills.
+const (
+	meterCPU   = 2
+	meterKills = 4
+)
 
 // readMeters reads the meters as they stand. buf is scratch space.
 func readMeters(v2 bool, files []*os.File, buf []byte) (sandbox.Usage, error) {
@@ -56,13 +60,32 @@ func readMeters(v2 bool, files []*os.File, buf []byte) (sandbox.Usage, error) {
 		Processes: int(values[3]), OOMKills: values[4]}, nil
 }
 
+// readControl reads an open control file, which is shorter than buf, from its start. The kernel gives it in one piece; ReadAt would ask
+// for a second one.
+func readControl(f *os.File, buf []byte) ([]byte, error) {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	n := 0
+	var failed error
+	err = raw.Control(func(fd uintptr) {
+		for failed = unix.EINTR; failed == unix.EINTR; { //nolint:errorlint // a system call gives its number unwrapped
+			n, failed = unix.Pread(int(fd), buf, 0)
+		}
+	})
+	if err = errors.Join(err, failed); err != nil {
+		return nil, err
+	}
+	return buf[:n], nil
+}
+
 // readMeter reads one number from the start of an open control file.
 func readMeter(f *os.File, key string, buf []byte) (int64, error) {
-	n, err := f.ReadAt(buf, 0)
-	if err != nil && !errors.Is(err, io.EOF) {
+	text, err := readControl(f, buf)
+	if err != nil {
 		return 0, err
 	}
-	text := buf[:n]
 	if key == "" {
 		return strconv.ParseInt(string(bytes.TrimSpace(text)), 10, 64)
 	}

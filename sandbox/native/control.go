@@ -19,11 +19,86 @@ import (
 // overloaded may need seconds.
 const answerTimeout = 10 * time.Second
 
-// answerLimit is the largest message in bytes that is taken from inside a sandbox.
-const answerLimit = 4096
+// The largest messages in bytes that are taken from inside a sandbox.
+const (
+	answerLimit = 4096
+	eventLimit  = 256
+)
 
-// socketPair makes a pair of packet sockets: the driver's end, and a file for the child.
-func socketPair(name string) (*net.UnixConn, *os.File, error) {
+// link is the driver's end of a packet socket by which it asks somebody and waits for the answer. It waits in the system call, with a
+// thread: answers come within microseconds, and the way through Go's poller and scheduler takes longer than that.
+type link struct{ file *os.File }
+
+// newLink makes a link and its other end.
+func newLink(name string) (*link, *os.File, error) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("make a socket: %w", err)
+	}
+	patience := unix.NsecToTimeval(answerTimeout.Nanoseconds())
+	err = errors.Join(unix.SetsockoptTimeval(pair[0], unix.SOL_SOCKET, unix.SO_RCVTIMEO, &patience),
+		unix.SetsockoptTimeval(pair[0], unix.SOL_SOCKET, unix.SO_SNDTIMEO, &patience))
+	if err != nil {
+		wire.CloseAll(pair[:])
+		return nil, nil, fmt.Errorf("make a socket: %w", err)
+	}
+	return &link{os.NewFile(uintptr(pair[0]), name)}, os.NewFile(uintptr(pair[1]), name), nil
+}
+
+// with calls f with the socket, which is not closed meanwhile, until no signal interrupts it.
+func (l *link) with(f func(fd int) error) error {
+	raw, err := l.file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var failed error
+	err = raw.Control(func(fd uintptr) {
+		for failed = unix.EINTR; failed == unix.EINTR; { //nolint:errorlint // a system call gives its number unwrapped
+			failed = f(int(fd))
+		}
+	})
+	return errors.Join(err, failed)
+}
+
+// send writes one message, within answerTimeout.
+func (l *link) send(files []int, parts ...string) error {
+	packet, err := wire.Encode(parts...)
+	if err != nil {
+		return err
+	}
+	var control []byte
+	if len(files) > 0 {
+		control = unix.UnixRights(files...)
+	}
+	return l.with(func(fd int) error { return unix.Sendmsg(fd, packet, control, nil, unix.MSG_NOSIGNAL) })
+}
+
+// receive reads one message, within answerTimeout; io.EOF when the peer is gone. The caller closes its files.
+func (l *link) receive() (message, error) {
+	var buffer [answerLimit]byte
+	var control [controlSpace]byte
+	var n, controlLen, flags int
+	err := l.with(func(fd int) (err error) {
+		n, controlLen, flags, _, err = unix.Recvmsg(fd, buffer[:], control[:], unix.MSG_CMSG_CLOEXEC)
+		return err
+	})
+	if errors.Is(err, unix.EAGAIN) {
+		return message{}, errTimeout
+	}
+	if err != nil {
+		return message{}, err
+	}
+	return parseMessage(buffer[:n], control[:controlLen], flags)
+}
+
+// close ends the link, also for who waits for an answer.
+func (l *link) close() {
+	_ = l.with(func(fd int) error { return unix.Shutdown(fd, unix.SHUT_RDWR) }) // it is no harm when the peer is gone
+	l.file.Close()
+}
+
+// newEvents makes a packet socket whose driver's end is for Go's poller, and its other end.
+func newEvents(name string) (*net.UnixConn, *os.File, error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, nil, fmt.Errorf("make a socket: %w", err)
@@ -45,39 +120,21 @@ type message struct {
 	files []int
 }
 
-// sendMessage writes one message, within answerTimeout.
-func sendMessage(conn *net.UnixConn, files []int, parts ...string) error {
-	packet, err := wire.Encode(parts...)
-	if err != nil {
-		return err
-	}
-	var control []byte
-	if len(files) > 0 {
-		control = unix.UnixRights(files...)
-	}
-	if err := conn.SetWriteDeadline(time.Now().Add(answerTimeout)); err != nil {
-		return err
-	}
-	_, _, err = conn.WriteMsgUnix(packet, control, nil)
-	return err
-}
+// controlSpace is the room for a message's descriptors.
+const controlSpace = 64
 
-// receiveMessage reads one message into buffer; io.EOF when the peer is gone. The caller closes its files.
-func receiveMessage(conn *net.UnixConn, buffer, control []byte) (message, error) {
-	n, controlLen, flags, _, err := conn.ReadMsgUnix(buffer, control)
-	if err != nil {
-		return message{}, err
-	}
-	files, err := wire.Files(control[:controlLen])
+// parseMessage reads a message from what a socket gave; io.EOF when that is nothing.
+func parseMessage(packet, control []byte, flags int) (message, error) {
+	files, err := wire.Files(control)
 	m := message{files: files}
-	if err == nil && n == 0 {
+	if err == nil && len(packet) == 0 {
 		err = io.EOF
 	}
 	if err == nil && flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 {
 		err = wire.ErrTooLarge
 	}
 	if err == nil {
-		m.parts, err = wire.Decode(buffer[:n])
+		m.parts, err = wire.Decode(packet)
 	}
 	if err != nil {
 		wire.CloseAll(files)
@@ -85,9 +142,6 @@ func receiveMessage(conn *net.UnixConn, buffer, control []byte) (message, error)
 	}
 	return m, nil
 }
-
-// controlSpace is the room for a message's descriptors.
-func controlSpace() []byte { return make([]byte, unix.CmsgSpace(4*4)) }
 
 // failure makes an error of a Failed message.
 func failure(parts []string) error {
@@ -104,56 +158,58 @@ func failure(parts []string) error {
 // exit is the end of a child of the init.
 type exit struct{ pid, code, signal int }
 
-// control is the driver's side of an init's socket.
+// control is the driver's side of an init's sockets, or of the spawner's.
 type control struct {
-	conn    *net.UnixConn
-	onExit  func(exit)
-	gone    chan struct{} // closed when the socket is at its end
-	answers chan message
+	events *net.UnixConn
+	onExit func(exit)
+	gone   chan struct{} // closed when the events are at their end
 
-	mu sync.Mutex // one question at a time
+	mu   sync.Mutex // one question at a time
+	link *link
 }
 
-// newControl takes the connection and starts to read from it. onExit is called by the reader and must not wait.
-func newControl(conn *net.UnixConn, onExit func(exit)) *control {
-	c := &control{conn: conn, onExit: onExit, gone: make(chan struct{}), answers: make(chan message)}
+// newControl makes the sockets of an init, and returns their other ends too. onExit is called by the reader of events and must
+// not wait.
+func newControl(name string, onExit func(exit)) (c *control, asked, events *os.File, err error) {
+	c = &control{onExit: onExit, gone: make(chan struct{})}
+	if c.link, asked, err = newLink(name); err != nil {
+		return nil, nil, nil, err
+	}
+	if c.events, events, err = newEvents(name); err != nil {
+		asked.Close()
+		c.link.close()
+		return nil, nil, nil, err
+	}
 	go c.read()
-	return c
+	return c, asked, events, nil
 }
 
-// read passes answers and exits on until the init is gone or says something that it never says.
+// read passes exits on until the init is gone or says something that it never says.
 func (c *control) read() {
 	defer close(c.gone)
-	defer c.conn.Close()
-	buffer, space := make([]byte, answerLimit), controlSpace()
+	defer c.events.Close()
+	buffer, space := make([]byte, eventLimit), make([]byte, controlSpace)
 	for {
-		m, err := receiveMessage(c.conn, buffer, space)
+		n, controlLen, flags, _, err := c.events.ReadMsgUnix(buffer, space)
 		if err != nil {
 			return
 		}
-		if m.parts[0] == wire.Exit {
-			wire.CloseAll(m.files)
-			e, err := parseExit(m.parts)
-			if err != nil {
-				return
-			}
-			c.onExit(e)
-			continue
-		}
-		timer := time.NewTimer(answerTimeout)
-		select {
-		case c.answers <- m:
-			timer.Stop()
-		case <-timer.C: // nobody had asked
-			wire.CloseAll(m.files)
+		m, err := parseMessage(buffer[:n], space[:controlLen], flags)
+		if err != nil {
 			return
 		}
+		wire.CloseAll(m.files)
+		e, err := parseExit(m.parts)
+		if err != nil {
+			return
+		}
+		c.onExit(e)
 	}
 }
 
 // parseExit reads an Exit message.
 func parseExit(parts []string) (e exit, err error) {
-	if len(parts) != 4 {
+	if len(parts) != 4 || parts[0] != wire.Exit {
 		return e, wire.ErrMalformed
 	}
 	for i, into := range []*int{&e.pid, &e.code, &e.signal} {
@@ -166,8 +222,11 @@ func parseExit(parts []string) (e exit, err error) {
 	return e, nil
 }
 
-// errInitGone is the end of an init while it was asked something.
-var errInitGone = errors.New("the sandbox's init has ended")
+var (
+	// errInitGone is the end of an init while it was asked something.
+	errInitGone = errors.New("the sandbox's init has ended")
+	errTimeout  = fmt.Errorf("no answer came within %v", answerTimeout)
+)
 
 // question is a message that is answered.
 type question struct {
@@ -195,8 +254,8 @@ func (c *control) askAll(during func() error, questions ...question) ([]message,
 	default:
 	}
 	for _, q := range questions {
-		if err := sendMessage(c.conn, q.files, q.parts...); err != nil {
-			c.conn.Close() // what was asked already will have no reader
+		if err := c.link.send(q.files, q.parts...); err != nil {
+			c.link.close() // what was asked already will have no reader
 			return nil, fmt.Errorf("ask the init: %w", err)
 		}
 	}
@@ -223,30 +282,29 @@ func (c *control) askAll(during func() error, questions ...question) ([]message,
 
 // awaitLocked returns the next answer.
 func (c *control) awaitLocked() (message, error) {
-	timer := time.NewTimer(answerTimeout)
-	defer timer.Stop()
-	select {
-	case <-c.gone:
+	m, err := c.link.receive()
+	if errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET) {
 		return message{}, errInitGone
-	case <-timer.C:
-		c.conn.Close()
-		return message{}, fmt.Errorf("the sandbox's init did not answer within %v", answerTimeout)
-	case m := <-c.answers:
-		switch m.parts[0] {
-		case wire.OK:
-			return m, nil
-		case wire.Failed:
-			wire.CloseAll(m.files)
-			return message{}, failure(m.parts)
-		}
-		wire.CloseAll(m.files)
-		c.conn.Close()
-		return message{}, wire.ErrMalformed
 	}
+	if err != nil {
+		c.link.close()
+		return message{}, fmt.Errorf("ask the init: %w", err)
+	}
+	switch m.parts[0] {
+	case wire.OK:
+		return m, nil
+	case wire.Failed:
+		wire.CloseAll(m.files)
+		return message{}, failure(m.parts)
+	}
+	wire.CloseAll(m.files)
+	c.link.close()
+	return message{}, wire.ErrMalformed
 }
 
-// close ends the connection, and with it the init, and waits for the reader.
+// close ends the connections, and with them the init, and waits for the reader.
 func (c *control) close() {
-	c.conn.Close()
+	c.link.close()
+	c.events.Close()
 	<-c.gone
 }

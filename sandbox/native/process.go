@@ -5,10 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"strconv"
-	"time"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -18,62 +17,83 @@ import (
 
 // starter is a process that waits to become a function's.
 type starter struct {
-	conn *net.UnixConn
+	link *link
 	pid  int // inside
 }
 
-func (s *starter) close() { s.conn.Close() }
+func (s *starter) close() { s.link.close() }
 
-// prepare has the init start a starter in the function's cgroups, and has that give up its rights.
-func (s *Sandbox) prepare() (*starter, error) {
-	conn, inside, err := socketPair("starter")
+// prepare has the init start a starter in the function's cgroups, and waits until that has given up its rights.
+func (s *Sandbox) prepare() (ready *starter, err error) {
+	p, err := s.beginPreparing()
 	if err != nil {
-		return nil, err
-	}
-	ready, err := s.prepareOn(conn, inside)
-	if err != nil {
-		conn.Close()
 		return nil, fmt.Errorf("prepare a process: %w", err)
 	}
-	return ready, nil
+	defer func() { p.end(err == nil) }()
+	answers, err := s.control.askAll(nil, p.question())
+	if err != nil {
+		return nil, fmt.Errorf("prepare a process: %w", err)
+	}
+	return p.finish(answers[0])
 }
 
-func (s *Sandbox) prepareOn(conn *net.UnixConn, inside *os.File) (*starter, error) {
-	defer inside.Close()
-	unified, tasks, err := s.group.OpenEntries()
-	if err != nil {
+// preparation is what the init is asked for when it is to start a starter.
+type preparation struct {
+	link            *link
+	inside, unified *os.File
+	tasks           []*os.File
+}
+
+// beginPreparing opens all that the starter needs. It is to be ended.
+func (s *Sandbox) beginPreparing() (*preparation, error) {
+	p := &preparation{}
+	var err error
+	if p.link, p.inside, err = newLink("starter"); err != nil {
 		return nil, err
 	}
-	defer closeFiles(append(tasks, unified))
+	if p.unified, p.tasks, err = s.group.OpenEntries(); err != nil {
+		p.end(false)
+		return nil, err
+	}
+	return p, nil
+}
+
+func (p *preparation) question() question {
 	parts := []string{wire.Prepare}
-	if unified != nil {
+	if p.unified != nil {
 		parts = append(parts, wire.Unified)
 	}
-	answer, err := s.control.ask(descriptors(append([]*os.File{inside, unified}, tasks...)), parts...)
-	if err != nil {
-		return nil, err
-	}
+	return question{descriptors(append([]*os.File{p.inside, p.unified}, p.tasks...)), parts}
+}
+
+// finish waits, after the init's answer, for the starter to be ready.
+func (p *preparation) finish(answer message) (*starter, error) {
 	wire.CloseAll(answer.files)
-	inside.Close()
+	p.inside.Close() // so that the end of the starter is seen
 	if len(answer.parts) != 2 {
-		return nil, wire.ErrMalformed
+		return nil, fmt.Errorf("prepare a process: %w", wire.ErrMalformed)
 	}
 	pid, err := strconv.Atoi(answer.parts[1])
 	if err != nil || pid <= 1 {
-		return nil, wire.ErrMalformed
+		return nil, fmt.Errorf("prepare a process: %w", wire.ErrMalformed)
 	}
-	if _, err := hear(conn, wire.Ready); err != nil {
-		return nil, err
+	if _, err := hear(p.link, wire.Ready); err != nil {
+		return nil, fmt.Errorf("prepare a process: %w", err)
 	}
-	return &starter{conn: conn, pid: pid}, nil
+	return &starter{link: p.link, pid: pid}, nil
+}
+
+// end closes what is not the starter's.
+func (p *preparation) end(ready bool) {
+	closeFiles(append(p.tasks, p.inside, p.unified))
+	if !ready {
+		p.link.close()
+	}
 }
 
 // hear reads the message of a name, or the failure that came instead.
-func hear(conn *net.UnixConn, name string) (message, error) {
-	if err := conn.SetReadDeadline(time.Now().Add(answerTimeout)); err != nil {
-		return message{}, err
-	}
-	m, err := receiveMessage(conn, make([]byte, answerLimit), controlSpace())
+func hear(from *link, name string) (message, error) {
+	m, err := from.receive()
 	if err != nil {
 		return message{}, err
 	}
@@ -152,8 +172,7 @@ func (s *Sandbox) Start(_ context.Context, cmd sandbox.Command) (sandbox.Process
 
 // startSpare turns the spare starter, or a new one, into the process.
 func (s *Sandbox) startSpare(cmd sandbox.Command) (*process, error) {
-	ready := s.spare
-	s.spare = nil
+	ready := s.takeSpare()
 	if ready == nil {
 		var err error
 		if ready, err = s.prepare(); err != nil {
@@ -224,10 +243,15 @@ func (s *Sandbox) execute(ready *starter, cmd sandbox.Command, output int) error
 	parts := make([]string, 0, 5+len(cmd.Args)+len(cmd.Env))
 	parts = append(parts, wire.Exec, strconv.Itoa(s.descriptors), cmd.Path, dir, strconv.Itoa(len(cmd.Args)))
 	parts = append(append(parts, cmd.Args...), cmd.Env...)
-	if err := sendMessage(ready.conn, []int{output}, parts...); err != nil {
+	for _, part := range parts {
+		if strings.IndexByte(part, 0) >= 0 {
+			return unix.EINVAL // the kernel's strings end there
+		}
+	}
+	if err := ready.link.send([]int{output}, parts...); err != nil {
 		return err
 	}
-	answer, err := hear(ready.conn, wire.Failed)
+	answer, err := hear(ready.link, wire.Failed)
 	switch {
 	case errors.Is(err, io.EOF):
 		return nil

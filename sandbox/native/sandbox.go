@@ -47,11 +47,10 @@ type Sandbox struct {
 	listener net.Listener
 	network  sandbox.Attachment // nil: none
 
-	// Set by the owner's calls, which come one at a time.
-	spare       *starter // ready to become a process; nil: none
-	descriptors int
+	descriptors int // set by the owner's calls, which come one at a time
 
 	mu        sync.Mutex
+	spare     *starter         // ready to become a process; nil: none
 	processes map[int]*process // by process ID inside
 	tmp       *ephemeral.FS
 	lost      bool          // the init is gone: nothing new runs
@@ -60,16 +59,43 @@ type Sandbox struct {
 	endErr    error
 }
 
-// create makes the sandbox's parts. When it fails, Destroy removes what there is.
+// create makes the sandbox's parts, at the same time where they do not need each other. When it fails, Destroy removes what there is.
 func (s *Sandbox) create(ctx context.Context) (err error) {
 	s.processes = map[int]*process{}
 	s.descriptors = readyDescriptors
 	if s.firstID, err = s.driver.ids.Take(); err != nil {
 		return err
 	}
+	tmp := s.makeTmp(readyTmpMiB)
+	if err := s.createAround(ctx); err != nil {
+		return errors.Join(err, tmp.drop())
+	}
+	return s.giveTmp(tmp, false)
+}
+
+// createAround makes all parts but /tmp.
+func (s *Sandbox) createAround(ctx context.Context) (err error) {
 	if s.group, err = s.driver.cgroups.Make(s.id); err != nil {
 		return err
 	}
+	if err := s.group.Admit(s.firstID); err != nil {
+		return err
+	}
+	if err := s.startInit(); err != nil {
+		return err
+	}
+	spare, err := s.setUp(func() error { return errors.Join(s.limitReady(), s.attach(ctx)) })
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.spare = spare
+	s.mu.Unlock()
+	return ctx.Err()
+}
+
+// limitReady sets the limits of a sandbox that has no function yet.
+func (s *Sandbox) limitReady() error {
 	if err := s.group.LimitDevices(); err != nil {
 		return err
 	}
@@ -81,50 +107,38 @@ func (s *Sandbox) create(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	if err := s.group.Admit(s.firstID); err != nil {
-		return err
-	}
-	if err := s.startInit(); err != nil {
-		return err
-	}
-	if err := s.setUp(); err != nil {
-		return err
-	}
-	if err := s.attach(ctx); err != nil {
-		return err
-	}
-	if err := s.giveTmp(readyTmpMiB, false); err != nil {
-		return err
-	}
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	s.spare, err = s.prepare()
-	return err
+	return nil
+}
+
+// takeSpare returns the spare starter to one caller.
+func (s *Sandbox) takeSpare() *starter {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	spare := s.spare
+	s.spare = nil
+	return spare
 }
 
 // startInit starts the init in new namespaces and in its cgroups.
 func (s *Sandbox) startInit() error {
-	conn, inside, err := socketPair("control")
+	control, asked, events, err := newControl("control", s.exited)
 	if err != nil {
 		return err
 	}
-	defer inside.Close()
+	s.control = control
+	defer closeFiles([]*os.File{asked, events})
 	group, err := s.group.InitDirectory()
 	if err != nil {
-		conn.Close()
 		return err
 	}
 	if group != nil {
 		defer group.Close()
 	}
-	if s.init, err = s.driver.spawnInit(s.firstID, inside, group); err != nil {
-		conn.Close()
+	if s.init, err = s.driver.spawnInit(s.firstID, asked, events, group); err != nil {
 		return err
 	}
 	s.initGone = make(chan struct{})
 	go s.awaitInit()
-	s.control = newControl(conn, s.exited)
 	return s.group.AddInit(s.init.pid)
 }
 
@@ -144,33 +158,44 @@ func (s *Sandbox) awaitInit() {
 	close(s.initGone)
 }
 
-// setUp has the init build the root and the network, and receives the Runtime API's socket.
-func (s *Sandbox) setUp() error {
+// setUp has the init build the root and the network and prepare a starter, calls during meanwhile, and receives the Runtime API's
+// socket.
+func (s *Sandbox) setUp(during func() error) (spare *starter, err error) {
 	root, err := s.driver.mounts.cloneRoot(s.driver.rootDirectory())
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer unix.Close(root)
+	preparation, err := s.beginPreparing()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { preparation.end(err == nil) }()
 	parts := append([]string{wire.Setup, "sandbox", sandbox.RuntimeAPIAddress, strconv.Itoa(shmMiB), strconv.Itoa(identity.FunctionUID),
 		strconv.Itoa(identity.FunctionGID), s.driver.filter}, s.driver.masks...)
-	answer, err := s.control.ask([]int{root}, parts...)
+	answers, err := s.control.askAll(during, question{[]int{root}, parts}, preparation.question())
 	if err != nil {
-		return fmt.Errorf("set up: %w", err)
+		return nil, fmt.Errorf("set up: %w", err)
 	}
-	defer wire.CloseAll(answer.files)
+	defer wire.CloseAll(answers[0].files)
+	if s.listener, err = listenerOf(answers[0]); err != nil {
+		return nil, fmt.Errorf("take the Runtime API's socket: %w", err)
+	}
+	return preparation.finish(answers[1])
+}
+
+// listenerOf makes a listener of the socket that an answer brings.
+func listenerOf(answer message) (net.Listener, error) {
 	if len(answer.files) != 1 {
-		return fmt.Errorf("set up: %w", wire.ErrMalformed)
+		return nil, wire.ErrMalformed
 	}
 	fd, err := unix.FcntlInt(uintptr(answer.files[0]), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
-		return fmt.Errorf("take the Runtime API's socket: %w", err)
+		return nil, err
 	}
 	file := os.NewFile(uintptr(fd), "runtime-api")
 	defer file.Close()
-	if s.listener, err = net.FileListener(file); err != nil {
-		return fmt.Errorf("take the Runtime API's socket: %w", err)
-	}
-	return nil
+	return net.FileListener(file)
 }
 
 // attach connects the sandbox to the driver's network.
@@ -183,6 +208,9 @@ func (s *Sandbox) attach(ctx context.Context) error {
 		return fmt.Errorf("open the network namespace: %w", err)
 	}
 	defer namespace.Close()
+	if !s.init.lives() {
+		return errInitGone // and the process ID may be another's
+	}
 	s.network, err = s.driver.options.Network.Attach(ctx, s.id, namespace)
 	return err
 }
@@ -218,7 +246,7 @@ func (s *Sandbox) specialise(spec sandbox.Spec, memoryBytes int64) error {
 	if err != nil {
 		return err
 	}
-	var used sandbox.Usage
+	var used time.Duration
 	limits := func() (err error) {
 		if err := s.limit(memoryBytes, spec.Processes, spec.VCPU); err != nil {
 			return err
@@ -229,7 +257,7 @@ func (s *Sandbox) specialise(spec sandbox.Spec, memoryBytes int64) error {
 		if err := s.group.ResetPeak(); err != nil {
 			return err
 		}
-		used, err = s.group.Usage()
+		used, err = s.group.CPU()
 		return err
 	}
 	parts := append([]string{wire.Specialise, spec.Hostname}, targets...)
@@ -237,12 +265,12 @@ func (s *Sandbox) specialise(spec sandbox.Spec, memoryBytes int64) error {
 		return err
 	}
 	s.mu.Lock()
-	s.baseCPU = used.CPU
+	s.baseCPU = used
 	s.mu.Unlock()
 	if spec.EphemeralMiB == readyTmpMiB {
 		return nil
 	}
-	return s.giveTmp(spec.EphemeralMiB, true)
+	return s.giveTmp(s.makeTmp(spec.EphemeralMiB), true)
 }
 
 // limitDisks limits operations on the disks of mounts that are not limited already.
@@ -262,14 +290,41 @@ func (s *Sandbox) limitDisks(mounts []sandbox.Mount) error {
 	return nil
 }
 
-// giveTmp mounts a new /tmp, in the place of the one there is if replace is set.
-func (s *Sandbox) giveTmp(sizeMiB int, replace bool) error {
+// newTmp is a /tmp in the making.
+type newTmp struct {
+	fs   *ephemeral.FS
+	err  error
+	made chan struct{}
+}
+
+// makeTmp begins to make a /tmp. What it returns is given to giveTmp or dropped.
+func (s *Sandbox) makeTmp(sizeMiB int) *newTmp {
+	t := &newTmp{made: make(chan struct{})}
 	uid, gid := s.driver.ids.Function(s.firstID)
-	tmp, err := ephemeral.Make(ephemeral.Options{Dir: s.driver.options.StateDir, InMemory: s.driver.options.TmpInMemory,
-		SizeMiB: sizeMiB, UID: uid, GID: gid})
-	if err != nil {
-		return err
+	options := ephemeral.Options{Dir: s.driver.options.StateDir, InMemory: s.driver.options.TmpInMemory, SizeMiB: sizeMiB, UID: uid, GID: gid}
+	go func() {
+		defer close(t.made)
+		t.fs, t.err = ephemeral.Make(options)
+	}()
+	return t
+}
+
+// drop waits for the /tmp and closes it.
+func (t *newTmp) drop() error {
+	<-t.made
+	if t.err != nil {
+		return nil //nolint:nilerr // there is nothing to close
 	}
+	return t.fs.Close()
+}
+
+// giveTmp mounts a new /tmp, in the place of the one there is if replace is set.
+func (s *Sandbox) giveTmp(made *newTmp, replace bool) error {
+	<-made.made
+	if made.err != nil {
+		return made.err
+	}
+	tmp := made.fs
 	defer tmp.HandedOver()
 	if tmp.Disk != "" {
 		if err := s.group.SetIO(cgroup.Disk(tmp.Disk), s.driver.options.IO); err != nil {
@@ -327,9 +382,8 @@ func (s *Sandbox) Usage() (sandbox.Usage, error) {
 // It does not use cgroup.kill: kernels since 6.14 that start a process in a cgroup where that was ever used, from another
 // cgroup, kill the new process too.
 func (s *Sandbox) Kill(context.Context) error {
-	if s.spare != nil {
-		s.spare.close()
-		s.spare = nil
+	if spare := s.takeSpare(); spare != nil {
+		spare.close()
 	}
 	if err := s.group.SignalFrozen(); err != nil {
 		return fmt.Errorf("kill: %w", err)
@@ -392,6 +446,12 @@ func (s *Sandbox) end() {
 
 // endProcesses ends the init, and with it everything in its process namespace, and waits for it.
 func (s *Sandbox) endProcesses() error {
+	if spare := s.takeSpare(); spare != nil {
+		defer spare.close()
+	}
+	if s.control != nil {
+		defer s.control.close()
+	}
 	if s.init == nil {
 		return nil
 	}
@@ -405,11 +465,8 @@ func (s *Sandbox) endProcesses() error {
 	select {
 	case <-s.initGone:
 		s.init.file.Close()
+		return nil
 	case <-timer.C:
 		return errors.Join(killErr, thawErr, fmt.Errorf("the init did not end within %v", destroyTimeout))
 	}
-	if s.control != nil {
-		s.control.close()
-	}
-	return nil
 }

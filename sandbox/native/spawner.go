@@ -28,14 +28,15 @@ type initHandle struct {
 
 // startSpawner starts the executable as a spawner.
 func startSpawner(executable *os.File) (*spawner, error) {
-	conn, inside, err := socketPair("spawner")
+	// The ends of inits are seen by their pidfds, so that there are no events but the spawner's own end.
+	control, asked, events, err := newControl("spawner", func(exit) {})
 	if err != nil {
 		return nil, err
 	}
-	defer inside.Close()
+	defer closeFiles([]*os.File{asked, events})
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
-		conn.Close()
+		control.close()
 		return nil, err
 	}
 	defer null.Close()
@@ -43,19 +44,18 @@ func startSpawner(executable *os.File) (*spawner, error) {
 	process, err := os.StartProcess(path, []string{wire.SpawnerName}, &os.ProcAttr{
 		Dir:   "/",
 		Env:   []string{"GOMAXPROCS=1"},
-		Files: []*os.File{null, null, null, inside},
+		Files: []*os.File{null, null, null, asked, events},
 	})
 	if err != nil {
-		conn.Close()
+		control.close()
 		return nil, fmt.Errorf("start the spawner: %w", err)
 	}
-	// The ends of inits are seen by their pidfds.
-	return &spawner{process: process, control: newControl(conn, func(exit) {})}, nil
+	return &spawner{process: process, control: control}, nil
 }
 
-// spawn starts an init with its IDs and its end of a control socket, in a cgroup of the unified tree if there is one.
-func (s *spawner) spawn(users, groups []identity.Mapping, inside, cgroup *os.File) (*initHandle, error) {
-	answer, err := s.control.ask(descriptors([]*os.File{inside, cgroup}), wire.Spawn, mappingText(users), mappingText(groups))
+// spawn starts an init with its IDs and its ends of the sockets, in a cgroup of the unified tree if there is one.
+func (s *spawner) spawn(users, groups []identity.Mapping, asked, events, cgroup *os.File) (*initHandle, error) {
+	answer, err := s.control.ask(descriptors([]*os.File{asked, events, cgroup}), wire.Spawn, mappingText(users), mappingText(groups))
 	if err != nil {
 		return nil, fmt.Errorf("start the init: %w", err)
 	}
@@ -107,6 +107,19 @@ func (h *initHandle) kill() error {
 	return nil
 }
 
+// lives reports whether the init has not ended yet.
+func (h *initHandle) lives() bool {
+	raw, err := h.file.SyscallConn()
+	if err != nil {
+		return false
+	}
+	ended := true
+	err = raw.Control(func(fd uintptr) {
+		ended = unix.PidfdSendSignal(int(fd), 0, nil, 0) != nil
+	})
+	return err == nil && !ended
+}
+
 // wait returns when the init has ended, and with it every process of its namespace.
 func (h *initHandle) wait() error {
 	raw, err := h.file.SyscallConn()
@@ -128,13 +141,13 @@ func (h *initHandle) wait() error {
 }
 
 // spawnInit starts an init, and a new spawner first when there is none or it has ended.
-func (d *Driver) spawnInit(firstID uint32, inside, cgroup *os.File) (*initHandle, error) {
+func (d *Driver) spawnInit(firstID uint32, asked, events, cgroup *os.File) (*initHandle, error) {
 	s, err := d.livingSpawner()
 	if err != nil {
 		return nil, err
 	}
 	users, groups := d.ids.Mappings(firstID)
-	return s.spawn(users, groups, inside, cgroup)
+	return s.spawn(users, groups, asked, events, cgroup)
 }
 
 // livingSpawner returns the spawner.

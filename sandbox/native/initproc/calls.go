@@ -102,11 +102,19 @@ func closeFiles(fds []int) {
 	}
 }
 
-// keepOnly makes a socket the one of ControlFD, and closes all above it.
-func keepOnly(socket int) error {
-	if socket != wire.ControlFD {
-		if err := do(unix.SYS_DUP3, uintptr(socket), wire.ControlFD, 0); err != nil {
-			return failed("keep the socket", err)
+// keepOnly makes sockets those of wire.ControlFD and, unless it is -1, of wire.EventsFD, and closes all others but the first three.
+// The numbers are above those, or where they belong.
+func keepOnly(control, events int) error {
+	for i, fd := range []int{control, events} {
+		to := wire.ControlFD + i
+		if fd < 0 {
+			return failed("close descriptors", do(unix.SYS_CLOSE_RANGE, uintptr(to), uintptr(^uint32(0)), 0))
+		}
+		if fd == to {
+			continue
+		}
+		if err := do(unix.SYS_DUP3, uintptr(fd), uintptr(to), 0); err != nil {
+			return failed("keep a socket", err)
 		}
 	}
 	return closeInherited()

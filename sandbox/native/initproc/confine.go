@@ -57,8 +57,8 @@ type rights struct {
 	filter   []byte // struct sock_filter, as often as there are
 }
 
-// runStarter enters its cgroups, gives up every right, waits for a command, and becomes it.
-func runStarter(socket int, cgroups []int, to rights) int {
+// runStarter enters its cgroups, gives up every right, waits for a command in a waiting room, and becomes it.
+func runStarter(socket int, cgroups []int, to rights, in *room) int {
 	conn, err := beginStarter(socket, cgroups, to)
 	if err != nil {
 		_ = reply(conn, nil, nil, err) // a driver that is gone needs no reason
@@ -67,12 +67,8 @@ func runStarter(socket int, cgroups []int, to rights) int {
 	if conn.Send(nil, wire.Ready) != nil {
 		return 1
 	}
-	parts, fds, err := conn.Receive()
-	if err != nil || parts == nil {
-		return 1
-	}
-	_ = reply(conn, nil, nil, become(parts, fds)) // a driver that is gone needs no reason
-	return 1
+	in.await()
+	return 1 // it never does
 }
 
 func beginStarter(socket int, cgroups []int, to rights) (*wire.Conn, error) {
@@ -84,7 +80,7 @@ func beginStarter(socket int, cgroups []int, to rights) (*wire.Conn, error) {
 	if err := enterCgroups(cgroups); err != nil {
 		return conn, err
 	}
-	if err := keepOnly(socket); err != nil {
+	if err := keepOnly(socket, -1); err != nil {
 		return conn, err
 	}
 	conn = wire.NewLonelyConn(wire.ControlFD)
@@ -165,52 +161,6 @@ func loadFilter(code []byte) error {
 	}
 	err := do(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(program)))
 	return failed("load the system call filter", err)
-}
-
-// become executes the command of an Exec message. It returns only when it fails.
-func become(parts []string, fds []int) error {
-	if len(parts) < 5 || parts[0] != wire.Exec || len(fds) != 1 {
-		return failed("understand the driver", syscall.EBADMSG)
-	}
-	path, dir := parts[2], parts[3]
-	files, okFiles := decimal(parts[1], 1<<20)
-	count, okCount := decimal(parts[4], wire.MaxParts)
-	if rest := parts[5:]; !okFiles || !okCount || count > len(rest) {
-		return failed("understand the driver", syscall.EBADMSG)
-	}
-	args, env := parts[5:5+count], parts[5+count:]
-	for _, to := range []int{1, 2} {
-		if err := do(unix.SYS_DUP3, uintptr(fds[0]), uintptr(to), 0); err != nil {
-			return failed("set the output", err)
-		}
-	}
-	if err := setLimit(unix.RLIMIT_NOFILE, uint64(files)); err != nil {
-		return failed("limit open files", err)
-	}
-	if err := do(unix.SYS_CLOSE_RANGE, wire.ControlFD, uintptr(^uint32(0)), unix.CLOSE_RANGE_CLOEXEC); err != nil {
-		return failed("close descriptors", err)
-	}
-	if err := named(unix.SYS_CHDIR, dir, 0); err != nil {
-		return failed("enter "+dir, err)
-	}
-	return failed("execute "+path, execute(path, args, env))
-}
-
-// execute is execve.
-func execute(path string, args, env []string) error {
-	name, err := unix.BytePtrFromString(path)
-	if err != nil {
-		return err
-	}
-	argv, err := syscall.SlicePtrFromStrings(args)
-	if err != nil {
-		return err
-	}
-	environment, err := syscall.SlicePtrFromStrings(env)
-	if err != nil {
-		return err
-	}
-	return do(unix.SYS_EXECVE, uintptr(unsafe.Pointer(name)), uintptr(unsafe.Pointer(&argv[0])), uintptr(unsafe.Pointer(&environment[0])))
 }
 
 // lastSignal is the highest signal number of Linux.

@@ -14,10 +14,12 @@ import (
 
 // initProcess is process 1 of a sandbox. It answers the driver, and reaps.
 type initProcess struct {
-	conn   *wire.Conn
+	conn   *wire.Conn // questions
+	events *wire.Conn
 	ended  int // becomes readable when a child has ended
 	begun  []int
 	rights rights
+	room   *room // of starters
 
 	polled [2]unix.PollFd
 	status int32
@@ -25,9 +27,9 @@ type initProcess struct {
 }
 
 // runInit serves the control socket until the driver closes it or dies. The kernel then ends all that is in the sandbox.
-func runInit(socket int) int {
-	p := &initProcess{conn: wire.NewLonelyConn(wire.ControlFD)}
-	if p.begin(socket) != nil {
+func runInit(control, events int, starters *room) int {
+	p := &initProcess{conn: wire.NewLonelyConn(wire.ControlFD), events: wire.NewLonelyConn(wire.EventsFD), room: starters}
+	if p.begin(control, events) != nil {
 		return 1 // the driver sees that this is gone
 	}
 	for {
@@ -45,9 +47,9 @@ func runInit(socket int) int {
 }
 
 // begin makes the init itself unreachable from the sandbox, and hears of its children's ends.
-func (p *initProcess) begin(socket int) error {
+func (p *initProcess) begin(control, events int) error {
 	setName("lambent-init")
-	if err := keepOnly(socket); err != nil {
+	if err := keepOnly(control, events); err != nil {
 		return err
 	}
 	if err := prctl(unix.PR_SET_DUMPABLE, 0); err != nil {
@@ -142,7 +144,7 @@ func (p *initProcess) prepare(socket, unified int, cgroups []int) (int, error) {
 		return 0, failed("start a starter", err)
 	}
 	if pid == 0 {
-		exit(runStarter(socket, cgroups, p.rights))
+		exit(runStarter(socket, cgroups, p.rights, p.room))
 	}
 	closeFile(pidFD)
 	p.begun = append(p.begun, pid)
@@ -187,7 +189,7 @@ func (p *initProcess) reap(options uintptr) error {
 		if status.Signaled() {
 			code, signal = 0, int(status.Signal())
 		}
-		if err := p.conn.Send(nil, wire.Exit, strconv.Itoa(pid), strconv.Itoa(code), strconv.Itoa(signal)); err != nil {
+		if err := p.events.Send(nil, wire.Exit, strconv.Itoa(pid), strconv.Itoa(code), strconv.Itoa(signal)); err != nil {
 			return err
 		}
 	}

@@ -50,7 +50,7 @@ func failed(step string, err error) error {
 	return &stepError{step, err}
 }
 
-// closeInherited closes every descriptor above the control socket.
+// closeInherited closes every descriptor above the sockets.
 func closeInherited() error {
-	return failed("close inherited descriptors", do(unix.SYS_CLOSE_RANGE, wire.ControlFD+1, uintptr(^uint32(0)), 0))
+	return failed("close inherited descriptors", do(unix.SYS_CLOSE_RANGE, wire.EventsFD+1, uintptr(^uint32(0)), 0))
 }

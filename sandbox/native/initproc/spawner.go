@@ -22,12 +22,16 @@ func runSpawner(conn *wire.Conn) int {
 	if closeInherited() != nil || prctl(unix.PR_SET_DUMPABLE, 0) != nil || setAction(uintptr(syscall.SIGCHLD), ignoreAction) != nil {
 		return 1
 	}
+	starters, err := newRoom()
+	if err != nil {
+		return 1
+	}
 	for count := 1; ; count++ {
 		parts, fds, err := conn.Receive()
 		if err != nil || parts == nil {
 			return 0
 		}
-		answer, files, err := spawn(parts, fds)
+		answer, files, err := spawn(parts, fds, starters)
 		wire.CloseAll(fds)
 		if reply(conn, answer, files, err) != nil {
 			return 1
@@ -40,16 +44,16 @@ func runSpawner(conn *wire.Conn) int {
 }
 
 // spawn answers a Spawn.
-func spawn(parts []string, fds []int) (answer []string, files []int, err error) {
-	if parts[0] != wire.Spawn || len(parts) != 3 || len(fds) != 1 && len(fds) != 2 {
+func spawn(parts []string, fds []int, starters *room) (answer []string, files []int, err error) {
+	if parts[0] != wire.Spawn || len(parts) != 3 || len(fds) != 2 && len(fds) != 3 {
 		return nil, nil, failed("understand the driver", syscall.EBADMSG)
 	}
 	if !validMapping(parts[1]) || !validMapping(parts[2]) {
 		return nil, nil, failed("read the user IDs", syscall.EINVAL)
 	}
 	cgroup := -1
-	if len(fds) == 2 {
-		cgroup = fds[1]
+	if len(fds) == 3 {
+		cgroup = fds[2]
 	}
 	const namespaces = unix.CLONE_NEWUSER | unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS
 	pid, pidFD, err := fork(namespaces, cgroup)
@@ -57,7 +61,7 @@ func spawn(parts []string, fds []int) (answer []string, files []int, err error) 
 		return nil, nil, failed("start an init", err)
 	}
 	if pid == 0 {
-		exit(runInit(fds[0]))
+		exit(runInit(fds[0], fds[1], starters))
 	}
 	if err := introduce(pid, parts[1], parts[2]); err != nil {
 		_ = unix.PidfdSendSignal(pidFD, unix.SIGKILL, nil, 0) // it fails when the init has ended already

@@ -1,7 +1,7 @@
 package wire
 
-// The messages to the init, on its descriptor ControlFD. Each is answered by OK or Failed before the next is sent; Exit
-// comes at any time. The first part is the name.
+// The messages to the init, on its descriptor ControlFD. Each is answered by OK or Failed, in their order. The first part is the
+// name.
 const (
 	// Setup: the files are [root tree]; the parts are host name, listen address, size of /dev/shm in MiB, the user ID, the group
 	// ID and the system call filter, as struct sock_filter, of processes, then the entries of /proc to hide ("hide NAME") or
@@ -24,7 +24,7 @@ const (
 	OK = "ok"
 	// Failed answers a message; the parts are the step that failed and the number of the error.
 	Failed = "failed"
-	// Exit tells that a child ended: process ID inside, exit code, signal.
+	// Exit tells, on EventsFD, that a child ended: process ID inside, exit code, signal.
 	Exit = "exit"
 )
 
@@ -39,14 +39,18 @@ const (
 
 // The message to the spawner, on its descriptor ControlFD. It is answered as an init answers.
 const (
-	// Spawn starts an init in new namespaces: the files are the init's control socket and, where there is a unified tree, the
+	// Spawn starts an init in new namespaces: the files are the init's two sockets and, where there is a unified tree, the
 	// cgroup to begin in; the parts are the maps of its users and of its groups, in lines "inside outside count". OK carries
 	// the init's process ID on the host, and a pidfd.
 	Spawn = "spawn"
 )
 
-// ControlFD is the descriptor of the control socket in spawners, inits and starters.
-const ControlFD = 3
+// ControlFD is the descriptor of the control socket in spawners, inits and starters, and EventsFD that of the socket by which
+// spawners and inits say what nobody asked for.
+const (
+	ControlFD = 3
+	EventsFD  = 4
+)
 
 // SpawnerName is Args[0] of a spawner. A program that can be one looks at Args[0] before it does anything else.
 const SpawnerName = "lambent-spawner"
