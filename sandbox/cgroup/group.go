@@ -267,6 +267,27 @@ func apply(limits []limit) error {
 	return nil
 }
 
+// Dirty reads how many bytes the function has written to files that are not on a disk yet, and those that are on their way there.
+func (g *Group) Dirty() (int64, error) {
+	dir, names := g.function.V1["memory"], []string{"dirty", "writeback"}
+	if g.function.Limits {
+		dir, names = g.function.V2, []string{"file_dirty", "file_writeback"}
+	}
+	values, err := readValues(filepath.Join(dir, "memory.stat"))
+	if err != nil {
+		return 0, err
+	}
+	sum := int64(0)
+	for _, name := range names {
+		value, ok := values[name]
+		if !ok {
+			return 0, fmt.Errorf("cgroup: memory.stat has no %q", name)
+		}
+		sum += value
+	}
+	return sum, nil
+}
+
 // ResetPeak starts the measuring of peak memory anew, where the kernel can: v1 only.
 func (g *Group) ResetPeak() error {
 	if dir, ok := g.function.V1["memory"]; ok {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -307,8 +308,7 @@ func parseValues(text string) map[string]int64 {
 	scanner := bufio.NewScanner(strings.NewReader(text))
 	for scanner.Scan() {
 		name, value, ok := strings.Cut(scanner.Text(), " ")
-		var n int64
-		if _, err := fmt.Sscan(value, &n); ok && err == nil {
+		if n, err := strconv.ParseInt(strings.TrimSpace(value), 10, 64); ok && err == nil {
 			values[name] = n
 		}
 	}

@@ -183,6 +183,22 @@ func (t *FS) HandedOver() {
 	}
 }
 
+// fewBytes are so few that writing them at the end is faster than not to.
+const fewBytes = 1 << 20
+
+// Release is Close for a file system of which the kernel has dirty bytes, or fewer, that it has not written yet. Few are written: to
+// shut a file system down makes the kernel tell the console, which can take a millisecond.
+func (t *FS) Release(dirty int64) error {
+	if dirty > fewBytes {
+		return t.Close()
+	}
+	t.HandedOver()
+	if t.root == nil {
+		return nil
+	}
+	return t.root.Close()
+}
+
 // Close lets go of the file system. What the function wrote and the kernel has not yet written to the disk never will be.
 func (t *FS) Close() error {
 	t.HandedOver()

@@ -58,6 +58,7 @@ type Driver struct {
 	cgroups    *cgroup.Tree
 	ids        *identity.Block
 	mounts     *mounts
+	stock      *ephemeral.Stock // of the /tmp of ready-made sandboxes
 
 	spawnMu sync.Mutex
 	spawner *spawner
@@ -148,9 +149,13 @@ func (d *Driver) open() (err error) {
 	if d.cgroups, err = cgroup.OpenTree(d.options.StateDir, d.findCgroups, d.logger); err != nil {
 		return err
 	}
+	d.stock = ephemeral.NewStock(ephemeral.Options{Dir: d.options.StateDir, SizeMiB: readyTmpMiB}, stockedTmps)
 	d.spawner, err = startSpawner(d.executable)
 	return err
 }
+
+// stockedTmps is how many file systems for /tmp are made ahead.
+const stockedTmps = 4
 
 // disks are those that all sandboxes read from.
 type disks struct {
@@ -204,6 +209,9 @@ func (d *Driver) release() error {
 		all = append(all, d.spawner.close())
 	}
 	d.spawnMu.Unlock()
+	if d.stock != nil {
+		d.stock.Close()
+	}
 	if d.mounts != nil {
 		d.mounts.close()
 	}

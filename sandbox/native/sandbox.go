@@ -304,6 +304,10 @@ func (s *Sandbox) makeTmp(sizeMiB int) *newTmp {
 	options := ephemeral.Options{Dir: s.driver.options.StateDir, InMemory: s.driver.options.TmpInMemory, SizeMiB: sizeMiB, UID: uid, GID: gid}
 	go func() {
 		defer close(t.made)
+		if sizeMiB == readyTmpMiB && !options.InMemory {
+			t.fs, t.err = s.driver.stock.Take(uid, gid)
+			return
+		}
 		t.fs, t.err = ephemeral.Make(options)
 	}()
 	return t
@@ -315,7 +319,7 @@ func (t *newTmp) drop() error {
 	if t.err != nil {
 		return nil //nolint:nilerr // there is nothing to close
 	}
-	return t.fs.Close()
+	return t.fs.Release(0)
 }
 
 // giveTmp mounts a new /tmp, in the place of the one there is if replace is set.
@@ -427,7 +431,7 @@ func (s *Sandbox) end() {
 	tmp := s.tmp
 	s.mu.Unlock()
 	if tmp != nil {
-		s.endErr = errors.Join(s.endErr, tmp.Close())
+		s.endErr = errors.Join(s.endErr, s.releaseTmp(tmp))
 	}
 	if s.group != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), destroyTimeout)
@@ -442,6 +446,15 @@ func (s *Sandbox) end() {
 		s.driver.ids.Release(s.firstID)
 	}
 	s.driver.forget(s.id)
+}
+
+// releaseTmp lets go of /tmp when no process is left.
+func (s *Sandbox) releaseTmp(tmp *ephemeral.FS) error {
+	dirty, err := s.group.Dirty()
+	if err != nil {
+		return tmp.Close()
+	}
+	return tmp.Release(dirty)
 }
 
 // endProcesses ends the init, and with it everything in its process namespace, and waits for it.
