@@ -99,7 +99,11 @@ func (a *attachment) HardwareAddr() net.HardwareAddr { return slices.Clone(insid
 // namespace stays, Detach removes it after a tenth of a second.
 func (a *attachment) Detach() error {
 	a.once.Do(func() {
-		a.err = a.network.reaper.remove(a.slot)
+		a.err = a.network.reaper.remove(a.slot, patience)
 	})
 	return a.err
 }
+
+// DetachUnseen is Detach for a sandbox whose namespace is gone, or about to be: the link goes with it, and nobody waits for that,
+// unless hundreds are on their way out. Until it is gone its address is no other's, and Close removes what is left.
+func (a *attachment) DetachUnseen() { a.once.Do(func() { a.network.reaper.removeUnseen(a.slot) }) }

@@ -382,3 +382,37 @@ func TestDeletedLinksAreHeardOf(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// TestDetachUnseen leaves links to themselves: those whose namespaces go and those whose namespaces stay go all the same, and Close
+// waits for none.
+func TestDetachUnseen(t *testing.T) {
+	w := newWorld(t)
+	n := w.open(Options{})
+	for round := range 2 {
+		for i := range 8 {
+			namespace, err := newNamespace()
+			if err != nil {
+				t.Fatal(err)
+			}
+			attached := must(n.Attach(t.Context(), fmt.Sprint(round, i), namespace))(t).(*attachment)
+			if i%2 == 0 {
+				namespace.Close()
+			} else {
+				defer namespace.Close()
+			}
+			attached.DetachUnseen()
+			if err := attached.Detach(); err != nil { // it is done already
+				t.Error(err)
+			}
+		}
+		if round == 0 {
+			w.eventually("the links go", func() bool { return len(w.linkNames(n.router)) == 2 })
+		}
+	}
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if left := w.left(); len(left) > 0 {
+		t.Error("left after Close:", left)
+	}
+}

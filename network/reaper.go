@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"slices"
 	"sync"
@@ -21,6 +20,10 @@ const (
 	// wait for its readers for all of them; a link that is removed by itself costs such a wait, tens of milliseconds during
 	// which no link can be made on the host.
 	patience = 100 * time.Millisecond
+	// longPatience is that of links that nobody waits for.
+	longPatience = 2 * time.Second
+	// backlog is how many links may be on their way out with nobody waiting for them.
+	backlog = 256
 	// deleteTogether is the most links that one request deletes.
 	deleteTogether = 64
 )
@@ -34,24 +37,34 @@ type reaper struct {
 	stop    chan struct{}
 	group   sync.WaitGroup
 
+	unseen chan struct{} // has one for each link that nobody waits for
+
 	mu       sync.Mutex
-	waiting  map[int]chan error // by slot: to be told when the link is gone
-	vanished map[int]bool       // slots whose links are gone before anybody waited
-	freed    []int              // slots whose links are gone, until the next sweep
+	stopped  bool
+	waiting  map[int]waiter // by slot
+	vanished map[int]bool   // slots whose links are gone before anybody waited
+	freed    []int          // slots whose links are gone, until the next sweep
+}
+
+// waiter is to be told when a link is gone, which is not deleted before a time.
+type waiter struct {
+	result chan error
+	until  time.Time
 }
 
 func newReaper(n *Network, events *os.File) *reaper {
 	r := &reaper{
 		network: n, events: events, wake: make(chan struct{}, 1), stop: make(chan struct{}),
-		waiting: make(map[int]chan error), vanished: make(map[int]bool),
+		unseen: make(chan struct{}, backlog), waiting: make(map[int]waiter), vanished: make(map[int]bool),
 	}
 	r.group.Go(r.run)
 	r.group.Go(r.listen)
 	return r
 }
 
-// remove returns when a slot's link is gone. A reaper that is closed has nothing left to do: the links go with the router.
-func (r *reaper) remove(slot int) error {
+// remove returns when a slot's link is gone, and deletes it after a time. A reaper that is closed has nothing left to do: the links
+// go with the router.
+func (r *reaper) remove(slot int, after time.Duration) error {
 	r.mu.Lock()
 	if r.vanished[slot] {
 		delete(r.vanished, slot)
@@ -60,7 +73,7 @@ func (r *reaper) remove(slot int) error {
 		return nil
 	}
 	result := make(chan error, 1)
-	r.waiting[slot] = result
+	r.waiting[slot] = waiter{result, time.Now().Add(after)}
 	r.mu.Unlock()
 	select {
 	case r.wake <- struct{}{}:
@@ -74,11 +87,31 @@ func (r *reaper) remove(slot int) error {
 	}
 }
 
+// removeUnseen is remove with nobody waiting for it, unless too many are being removed that way.
+func (r *reaper) removeUnseen(slot int) {
+	select {
+	case r.unseen <- struct{}{}:
+	case <-r.stop:
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.stopped {
+		return
+	}
+	r.group.Go(func() {
+		if err := r.remove(slot, longPatience); err != nil {
+			r.network.log.Error("a link of a sandbox that is gone stays", "error", err)
+		}
+		<-r.unseen
+	})
+}
+
 // finish tells who waits for a slot what became of the link.
 func (r *reaper) finish(slot int, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	result, waits := r.waiting[slot]
+	waiting, waits := r.waiting[slot]
 	switch {
 	case waits && err == nil:
 		r.freed = append(r.freed, slot)
@@ -87,11 +120,14 @@ func (r *reaper) finish(slot int, err error) {
 	}
 	if waits {
 		delete(r.waiting, slot)
-		result <- err
+		waiting.result <- err
 	}
 }
 
 func (r *reaper) close() error {
+	r.mu.Lock()
+	r.stopped = true
+	r.mu.Unlock()
 	close(r.stop)
 	err := r.events.Close()
 	r.group.Wait()
@@ -140,8 +176,10 @@ func (r *reaper) run() {
 				running = true
 			}
 		case <-patient.C:
-			r.delete()
-			running = false
+			running = r.delete(time.Now())
+			if running {
+				patient.Reset(patience)
+			}
 		case <-sweeps.C:
 			r.sweep()
 		case <-r.stop:
@@ -151,10 +189,17 @@ func (r *reaper) run() {
 	}
 }
 
-// delete removes all links that are waited for.
-func (r *reaper) delete() {
+// delete removes the links whose time has come, and reports whether others are waited for.
+func (r *reaper) delete(now time.Time) (more bool) {
+	var all []int
 	r.mu.Lock()
-	all := slices.Collect(maps.Keys(r.waiting))
+	for slot, w := range r.waiting {
+		if w.until.After(now) {
+			more = true
+			continue
+		}
+		all = append(all, slot)
+	}
 	r.mu.Unlock()
 	for together := range slices.Chunk(all, deleteTogether) {
 		results, err := r.network.links.do(deleteBatch(together))
@@ -166,6 +211,7 @@ func (r *reaper) delete() {
 			r.finish(slot, failed)
 		}
 	}
+	return more
 }
 
 // removalError is what became of one link, given the answers to marking it and to deleting all that are marked. A link that was

@@ -425,7 +425,7 @@ func (s *Sandbox) end() {
 		s.listener.Close() // the last that holds the network namespace, with which the link goes
 	}
 	if s.network != nil {
-		s.endErr = errors.Join(s.endErr, s.network.Detach())
+		s.endErr = errors.Join(s.endErr, detach(s.network))
 	}
 	s.mu.Lock()
 	tmp := s.tmp
@@ -446,6 +446,19 @@ func (s *Sandbox) end() {
 		s.driver.ids.Release(s.firstID)
 	}
 	s.driver.forget(s.id)
+}
+
+// unseenDetacher is an attachment that can be left to itself. The kernel takes tens of milliseconds for a network namespace, hardly
+// more for many at once, and nothing of it is in the host's.
+type unseenDetacher interface{ DetachUnseen() }
+
+// detach lets go of a network when the sandbox's namespace has no process and no socket any more.
+func detach(network sandbox.Attachment) error {
+	if unseen, ok := network.(unseenDetacher); ok {
+		unseen.DetachUnseen()
+		return nil
+	}
+	return network.Detach()
 }
 
 // releaseTmp lets go of /tmp when no process is left.
