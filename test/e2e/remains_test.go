@@ -70,14 +70,8 @@ func (r *remains) check(t *testing.T, running bool) {
 	if left := append(mountsBelow(t, r.data), cgroupsOf(t, r.data)...); len(left) > 0 {
 		t.Errorf("left are %q", left)
 	}
-	backing, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, path := range backing {
-		if text, err := os.ReadFile(path); err == nil && strings.Contains(string(text), r.data) {
-			t.Errorf("loop device left: %s", path)
-		}
+	if left := loopDevices(t, r.data); len(left) > 0 {
+		t.Errorf("loop devices left: %q", left)
 	}
 	for name := range tables(t) {
 		if !r.tables[name] {
