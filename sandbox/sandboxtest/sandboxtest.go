@@ -159,7 +159,7 @@ func (s *suite) tmpMiB() int {
 	if s.Emulated {
 		return 64
 	}
-	return 512
+	return 256
 }
 
 // name returns a name for a new sandbox.
