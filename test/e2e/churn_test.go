@@ -3,6 +3,7 @@ package e2e
 import (
 	"bufio"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"net/http"
 	"os"
@@ -53,7 +54,10 @@ func (h holdings) String() string {
 // is that of sandboxes too.
 func (s *server) hold(t *testing.T) holdings {
 	t.Helper()
-	h := holdings{cgroups: len(cgroupsOf(t, s.data)), loops: len(loopDevices(t, s.data))}
+	h := holdings{loops: len(loopDevices(t, s.data))}
+	for _, group := range cgroupsOf(t, s.data) {
+		h.cgroups += groupsBelow(group)
+	}
 	own, namespaces := map[string]bool{}, map[string]bool{}
 	if ns, err := os.Readlink("/proc/self/ns/net"); err == nil {
 		own[ns] = true
@@ -75,6 +79,17 @@ func (s *server) hold(t *testing.T) holdings {
 	}
 	h.mounts = strings.Count(string(mounts), "\n")
 	return h
+}
+
+// groupsBelow counts the cgroups below one, which come and go meanwhile.
+func groupsBelow(group string) (count int) {
+	_ = filepath.WalkDir(group, func(_ string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			count++
+		}
+		return nil
+	})
+	return count
 }
 
 // add adds the memory and the descriptors of a process that goes on.
