@@ -307,16 +307,18 @@ while True:
 // The same with real sandboxes: what starts ahead sees the function's code, /tmp and variables when they are there.
 func TestRealWarmRuntime(t *testing.T) { eachReal(t, realWarmRuntime) }
 
+func TestRealWarmRuntimeInMicroVM(t *testing.T) { realWarmRuntime(t, lambent.IsolationMicroVM) }
+
 func realWarmRuntime(t *testing.T, isolation lambent.Isolation) {
 	if _, err := os.Stat("/usr/bin/python3"); err != nil {
 		t.Skip("this host has no Python")
 	}
 	command := sandbox.Command{Path: "/usr/bin/python3", Args: []string{"python3", "-S", "-c", warmPython}, Env: []string{"LANG=C.UTF-8"}, Dir: "/"}
-	h, shared := newRealHarness(t, isolation, func(o *Options) { o.Runtimes = withWarm{o.Runtimes, command} })
+	h, shared := newRealHarness(t, isolation, func(o *Options) { o.Runtimes, o.PoolMax = withWarm{o.Runtimes, command}, 2 })
 	h.provided(shared.programs["echo"])
-	warm := class{isolation: isolation, runtime: "provided", warm: true}
+	warm := class{isolation: isolation, runtime: "provided", memoryMiB: sizeClass(isolation, h.version.MemoryMiB), warm: true}
 	h.start("first")
-	eventually(t, "warm sandboxes are ready", func() bool { return h.worker.pool.ready()[warm] >= 2 })
+	eventuallyWithin(t, time.Minute, "warm sandboxes are ready", func() bool { return h.worker.pool.ready()[warm] >= 2 })
 	began := time.Now()
 	h.start("second")
 	t.Log("a start with a runtime that ran took", time.Since(began))

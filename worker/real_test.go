@@ -17,6 +17,8 @@ import (
 	"lambent/runtimes"
 	"lambent/sandbox"
 	"lambent/sandbox/gvisor"
+	"lambent/sandbox/microvm"
+	"lambent/sandbox/microvm/microvmtest"
 	"lambent/sandbox/native"
 )
 
@@ -110,6 +112,11 @@ func openReal(t testing.TB, isolation lambent.Isolation, shared host, logger *sl
 			runsc = "" // then the one in the PATH
 		}
 		driver, err = gvisor.Open(gvisor.Options{StateDir: stateDir, Base: shared.registry.Base(), Runsc: runsc, Logger: logger})
+	case lambent.IsolationMicroVM:
+		var base []sandbox.Mount
+		if base, err = shared.registry.ImageBase(); err == nil {
+			driver, err = microvm.Open(microvm.Options{StateDir: stateDir, Base: base, Agent: microvmtest.Agent(t), Accelerator: "tcg", Logger: logger})
+		}
 	default:
 		t.Fatalf("no tests here use the driver of %s", isolation)
 	}
@@ -202,6 +209,9 @@ func realEcho(t *testing.T, isolation lambent.Isolation) {
 
 func TestRealLanguages(t *testing.T) { eachReal(t, realLanguages) }
 
+// TestRealLanguagesInMicroVM has emulated machines, for which the times that Lambda allows must be enough nevertheless.
+func TestRealLanguagesInMicroVM(t *testing.T) { realLanguages(t, lambent.IsolationMicroVM) }
+
 func realLanguages(t *testing.T, isolation lambent.Isolation) {
 	h, shared := newRealHarness(t, isolation, nil)
 	for language, file := range map[string]string{
@@ -218,6 +228,9 @@ func realLanguages(t *testing.T, isolation lambent.Isolation) {
 			h.start(id)
 			for n := 1; n <= 3; n++ {
 				result := h.invoke(id, `{"a":1}`)
+				if n == 1 {
+					t.Logf("%s initialised in %v", language, result.Init)
+				}
 				payload := strings.ReplaceAll(string(result.Response.Payload), " ", "")
 				want := fmt.Sprintf(`{"n":%d,"tmp":%d,"id":"request-%d"}`, n, n, h.requests)
 				if payload != want || !strings.Contains(string(result.Response.LogTail), fmt.Sprint("call ", n)) {

@@ -21,7 +21,8 @@ import (
 const guestSuitePatience = 12 * time.Minute
 
 // TestNativeSuiteInGuest runs the native driver's conformance suite as root of a guest that has cgroups of version 2 only, which
-// few hosts of tests have.
+// few hosts of tests have. It leaves out the attempts to use something up, which take long: the driver's own suite makes them, and
+// it is the native driver in a guest that holds them there.
 func TestNativeSuiteInGuest(t *testing.T) {
 	if testing.Short() {
 		t.Skip("an emulated machine runs it for minutes")
@@ -47,7 +48,7 @@ func TestNativeSuiteInGuest(t *testing.T) {
 	buildStatic(t, filepath.Join(programs, "native.test"), "test", "-c", "lambent/sandbox/native")
 	manifest := wire.Manifest{
 		Program: []string{"/base/0/native.test", "-test.v", "-test.count=1", "-test.timeout=11m",
-			"-test.run=^TestConformance$/^(Lifecycle|Processes|Freeze|Kill|Destroy|Limits|Isolation|Attempts|Neighbours|Recover)$"},
+			"-test.run=^TestConformance$", "-test.skip=/^Attempts$/(^memory-|-bomb$|-flood$|^deep-)"},
 		Env: []string{"LAMBENT_PROBE=/base/0/probe", "LAMBENT_EMULATED=1", "TMPDIR=/state", "PATH=/", "HOME=/state"},
 	}
 	if d.rootImage, err = d.images.base(ctx, manifest, []sandbox.Mount{{Source: programs, Target: "/"}}); err != nil {
