@@ -137,7 +137,7 @@ func isolationCandidates(registry *runtimes.Registry, logger *slog.Logger) []iso
 	for _, i := range lambent.Isolations() {
 		kind := driverKindOf(i)
 		all = append(all, isolation.Candidate{
-			Name: string(i), Network: true, Few: i != lambent.IsolationNative, Missing: kind.missing(), Flexibility: flexibility[i],
+			Name: string(i), Network: true, Few: i != lambent.IsolationNative, Missing: kind.missing(driverOptions{}), Flexibility: flexibility[i],
 			Open: func(ctx context.Context, dir string) (sandbox.Driver, error) {
 				return openNetworked(ctx, dir, logger, func(connected sandbox.Network) (sandbox.Driver, error) {
 					return kind.open(driverOptions{stateDir: filepath.Join(dir, "driver"), runtimes: registry, network: connected, logger: logger})

@@ -21,7 +21,7 @@ type driverOptions struct {
 
 // driverKind is how the driver of an isolation is opened.
 type driverKind struct {
-	missing func() []string // what this host lacks for it, a sentence each
+	missing func(driverOptions) []string // what this host lacks for it, a sentence each
 	open    func(driverOptions) (sandbox.Driver, error)
 }
 
@@ -29,11 +29,11 @@ type driverKind struct {
 func driverKindOf(isolation lambent.Isolation) driverKind {
 	switch isolation {
 	case lambent.IsolationGVisor:
-		return driverKind{missing: func() []string { return gvisor.Check("") }, open: func(o driverOptions) (sandbox.Driver, error) {
+		return driverKind{missing: func(driverOptions) []string { return gvisor.Check("") }, open: func(o driverOptions) (sandbox.Driver, error) {
 			return gvisor.Open(gvisor.Options{StateDir: o.stateDir, Base: o.runtimes.Base(), Network: o.network, Logger: o.logger})
 		}}
 	case lambent.IsolationMicroVM:
-		return driverKind{missing: func() []string { return microvm.Check(microvm.Options{}) }, open: func(o driverOptions) (sandbox.Driver, error) {
+		return driverKind{missing: func(o driverOptions) []string { return microvm.Check(microvm.Options{Network: o.network}) }, open: func(o driverOptions) (sandbox.Driver, error) {
 			base, err := o.runtimes.ImageBase()
 			if err != nil {
 				return nil, err
@@ -41,7 +41,7 @@ func driverKindOf(isolation lambent.Isolation) driverKind {
 			return microvm.Open(microvm.Options{StateDir: o.stateDir, Base: base, Network: o.network, Logger: o.logger})
 		}}
 	default:
-		return driverKind{missing: native.Check, open: func(o driverOptions) (sandbox.Driver, error) {
+		return driverKind{missing: func(driverOptions) []string { return native.Check() }, open: func(o driverOptions) (sandbox.Driver, error) {
 			return native.Open(native.Options{StateDir: o.stateDir, Base: o.runtimes.Base(), Network: o.network, Logger: o.logger})
 		}}
 	}

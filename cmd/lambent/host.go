@@ -119,18 +119,18 @@ func (h *host) openNetwork(ctx context.Context, o hostOptions) (resolver netip.A
 // openDriver opens the driver for an isolation, and recovers what an earlier start left. Where the host lacks what an isolation needs,
 // that is not offered, and an error only when it is the one that functions run under.
 func (h *host) openDriver(ctx context.Context, o hostOptions, isolation lambent.Isolation) error {
+	made := driverOptions{stateDir: filepath.Join(o.data, "sandboxes", string(isolation)), runtimes: h.runtimes, logger: o.logger}
+	if h.network != nil {
+		made.network = h.network
+	}
 	kind := driverKindOf(isolation)
-	if missing := kind.missing(); len(missing) > 0 {
+	if missing := kind.missing(made); len(missing) > 0 {
 		if isolation == o.isolation {
 			return fmt.Errorf("this host cannot run functions under --isolation %s: %s (\"lambent doctor\" looks at all that is needed)",
 				isolation, strings.Join(missing, "; "))
 		}
 		h.logger.Info("an isolation is not offered", "isolation", string(isolation), "missing", strings.Join(missing, "; "))
 		return nil
-	}
-	made := driverOptions{stateDir: filepath.Join(o.data, "sandboxes", string(isolation)), runtimes: h.runtimes, logger: o.logger}
-	if h.network != nil {
-		made.network = h.network
 	}
 	driver, err := kind.open(made)
 	if err != nil {
