@@ -28,6 +28,8 @@ type Candidate struct {
 	Missing []string
 	// Flexibility says in a few words what a function may do under it.
 	Flexibility string
+	// Limits says, in a sentence, which of a sandbox's limits its performance runs into.
+	Limits string
 	// Few says that its sandboxes are slow or large, so that fewer are made. A tenth of Starts and a hundredth of Count.
 	Few bool
 }
@@ -64,7 +66,9 @@ type Measured struct {
 	Network     bool
 	// Starts by program: the smallest one, whose first instructions report, and one in Go.
 	Smallest, Go Starts
-	// PerSecond is how many sandboxes were made and destroyed in a second, by as many makers as the host has processors.
+	// Limits are those of the Candidate.
+	Limits string
+	// PerSecond is how many sandboxes were made and destroyed in a second, by four makers for each processor.
 	PerSecond float64
 	Idle      Idle
 	// Performance inside, and Beside, that of plain processes in turn with it.
@@ -165,7 +169,7 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 		return nil, fmt.Errorf("measure plain processes: %w", err)
 	}
 	for _, candidate := range b.Candidates {
-		measured := Measured{Name: candidate.Name, Flexibility: candidate.Flexibility, Network: candidate.Network, Missing: candidate.Missing}
+		measured := Measured{Name: candidate.Name, Flexibility: candidate.Flexibility, Network: candidate.Network, Limits: candidate.Limits, Missing: candidate.Missing}
 		if len(candidate.Missing) == 0 {
 			b.say(candidate.Name)
 			if err := b.measure(ctx, candidate, &measured); err != nil {

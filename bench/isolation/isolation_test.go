@@ -79,11 +79,15 @@ func TestNeighboursNative(t *testing.T) {
 
 // TestReport checks the table and the drawing of a result.
 func TestReport(t *testing.T) {
-	result := &Result{When: time.Unix(0, 0), Host: "a host", Starts: 3, All: []Measured{{Name: "native"}, {Name: "<other>", Missing: []string{"it is not there"}}}}
+	result := &Result{When: time.Unix(0, 0), Host: "a host", Starts: 3, All: []Measured{{Name: "native", Limits: "a limit."}, {Name: "<other>", Missing: []string{"it is not there"}}}}
 	result.Plain.Smallest.P50 = time.Millisecond
 	result.All[0].Smallest.FromReady.P50 = 150 * time.Millisecond
+	markdown := result.Markdown("plot.svg")
+	if !strings.Contains(markdown, "`native`: a limit.") {
+		t.Error("the limits are not named:", markdown)
+	}
 	lines := 0
-	for line := range strings.Lines(result.Markdown("plot.svg")) {
+	for line := range strings.Lines(markdown) {
 		if strings.HasPrefix(line, "|") {
 			lines++
 			if n := strings.Count(line, "|"); n != 4 {

@@ -115,14 +115,17 @@ func columnOf(m Measured) column {
 // Markdown is the table for a page, without a heading.
 func (r *Result) Markdown(plot string) string {
 	columns := []column{r.plainColumn()}
-	var lacking []string
+	var sentences []string // below the table
 	for _, m := range r.All {
 		c := columnOf(m)
 		if c.missing != "" {
-			lacking = append(lacking, fmt.Sprintf("`%s` was not measured: %s.", c.name, strings.TrimSuffix(c.missing, ".")))
+			sentences = append(sentences, fmt.Sprintf("`%s` was not measured: %s.", c.name, strings.TrimSuffix(c.missing, ".")))
 			continue
 		}
 		columns = append(columns, c)
+		if m.Limits != "" {
+			sentences = append(sentences, fmt.Sprintf("`%s`: %s", c.name, m.Limits))
+		}
 	}
 	var out strings.Builder
 	fmt.Fprintf(&out, "Measured by `lambent bench isolation` on %s: %s. Starts are from the call to the first byte that the program "+
@@ -145,7 +148,7 @@ func (r *Result) Markdown(plot string) string {
 		fmt.Fprintf(&out, " | %s", c.flexibility)
 	}
 	out.WriteString(" |\n")
-	for _, sentence := range lacking {
+	for _, sentence := range sentences {
 		fmt.Fprintf(&out, "\n%s\n", sentence)
 	}
 	if plot != "" {

@@ -120,6 +120,10 @@ func endPlain(process *os.Process, output *os.File) error {
 	return errors.Join(err, output.Close())
 }
 
+// makersPerProcessor is how many make things at once for each processor. To make and to destroy a sandbox is in good part to wait for
+// the kernel, which does that for many at once.
+const makersPerProcessor = 4
+
 // churn makes and destroys sandboxes for a while, and returns how many it were per second.
 func (b *bench) churn(ctx context.Context, driver sandbox.Driver) (float64, error) {
 	var number atomic.Int64
@@ -132,12 +136,12 @@ func (b *bench) churn(ctx context.Context, driver sandbox.Driver) (float64, erro
 	})
 }
 
-// together calls f over and over, from twice as many goroutines as there are processors, and returns how often it was per second.
+// together calls f over and over, from several goroutines, and returns how often it was per second.
 func (b *bench) together(f func() error) (float64, error) {
 	var done atomic.Int64
 	var group sync.WaitGroup
 	began := time.Now()
-	failures := make([]error, 2*runtime.NumCPU())
+	failures := make([]error, makersPerProcessor*runtime.NumCPU())
 	for i := range failures {
 		group.Go(func() {
 			for failures[i] == nil && time.Since(began) < b.Length {

@@ -15,6 +15,7 @@ import (
 	"lambent/network"
 	"lambent/runtimes"
 	"lambent/sandbox"
+	"lambent/sandbox/native"
 )
 
 // BenchCommands are the measurements. Without a name it is that of a region.
@@ -133,11 +134,15 @@ func isolationCandidates(registry *runtimes.Registry, logger *slog.Logger) []iso
 		lambent.IsolationGVisor:  "any program, on a kernel that knows most of Linux",
 		lambent.IsolationMicroVM: "any program, on a kernel of its own",
 	}
+	limits := map[lambent.Isolation]string{
+		lambent.IsolationNative: fmt.Sprintf("a sandbox may write %d MiB a second to a disk, and read as much, which bounds its writes to /tmp; "+
+			"empty file systems for /tmp are made ahead, a few, and are ready when one starts from scratch.", native.DefaultIO().WriteBytes>>20),
+	}
 	var all []isolation.Candidate
 	for _, i := range lambent.Isolations() {
 		kind := driverKindOf(i)
 		all = append(all, isolation.Candidate{
-			Name: string(i), Network: true, Few: i != lambent.IsolationNative, Missing: kind.missing(driverOptions{}), Flexibility: flexibility[i],
+			Name: string(i), Network: true, Few: i != lambent.IsolationNative, Missing: kind.missing(driverOptions{}), Flexibility: flexibility[i], Limits: limits[i],
 			Open: func(ctx context.Context, dir string) (sandbox.Driver, error) {
 				return openNetworked(ctx, dir, logger, func(connected sandbox.Network) (sandbox.Driver, error) {
 					return kind.open(driverOptions{stateDir: filepath.Join(dir, "driver"), runtimes: registry, network: connected, logger: logger})

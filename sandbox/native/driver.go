@@ -35,12 +35,17 @@ type Options struct {
 	// Network connects every sandbox to the outside. Default: none, so that a sandbox reaches the Runtime API and itself only.
 	Network sandbox.Network
 	// IO bounds what each sandbox does to each disk: the one of its /tmp, and those that its code and the Base are on. Default:
-	// 256 MiB and 8,192 operations per second, each way.
+	// DefaultIO.
 	IO cgroup.IOLimits
 	// IdentityDir is shared by all drivers of the host, which agree there on user IDs. Default: /run/lambent/ids.
 	IdentityDir string
 	// Logger receives what no caller is there to be told. Default: slog.Default().
 	Logger *slog.Logger
+}
+
+// DefaultIO is 256 MiB and 8,192 operations per second, each way.
+func DefaultIO() cgroup.IOLimits {
+	return cgroup.IOLimits{ReadBytes: 256 << 20, WriteBytes: 256 << 20, ReadOperations: 8192, WriteOperations: 8192}
 }
 
 // Driver makes sandboxes out of namespaces and cgroups. It implements sandbox.Driver.
@@ -97,7 +102,7 @@ func openWith(options Options, find func() (cgroup.Hierarchy, []string, error)) 
 		options.Logger = slog.Default()
 	}
 	if options.IO == (cgroup.IOLimits{}) {
-		options.IO = cgroup.IOLimits{ReadBytes: 256 << 20, WriteBytes: 256 << 20, ReadOperations: 8192, WriteOperations: 8192}
+		options.IO = DefaultIO()
 	}
 	d := &Driver{options: options, logger: options.Logger, findCgroups: find, all: map[string]*Sandbox{}}
 	if err := d.open(); err != nil {
