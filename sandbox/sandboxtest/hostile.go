@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"lambent/sandbox"
+	"lambent/sandbox/identity"
 	"lambent/sandbox/sandboxtest/probe/hostile"
 )
 
@@ -65,6 +66,9 @@ func (s *suite) try(t *testing.T, attempts []hostile.Attempt) {
 			scene := scene
 			scene.MemoryMiB, scene.Processes = spec.MemoryMiB, spec.Processes
 			scene.Descriptors, scene.EphemeralMiB = spec.Descriptors, spec.EphemeralMiB
+			if s.TmpInMemory {
+				scene.MemoryMiB += spec.EphemeralMiB
+			}
 			before := hostState(t, victim)
 			s.tryOne(t, box, attempt, scene)
 			for name, was := range before {
@@ -113,7 +117,7 @@ func mayPinScores(t *testing.T) bool {
 	if err := unix.Capget(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, &sets[0]); err != nil {
 		t.Fatal(err)
 	}
-	return sets[0].Effective&(1<<unix.CAP_SYS_RESOURCE) != 0
+	return sets[0].Effective&(1<<unix.CAP_SYS_RESOURCE) != 0 && !identity.Restricted()
 }
 
 // tryOne makes an attempt, and checks that it got nothing.

@@ -55,12 +55,20 @@ func limits(t *testing.T, s *suite) {
 }
 
 func memory(t *testing.T, s *suite) {
-	box := s.sandbox(t, func(spec *sandbox.Spec) { spec.MemoryMiB = 128 })
-	expect(t, hold(t, box, "allocate", "100"), "allocated 100")
-	if usage, err := box.Usage(); err != nil || usage.PeakMemoryBytes < 100<<20 || usage.PeakMemoryBytes > 128<<20 {
-		t.Errorf("usage after 100 MiB is %+v, %v", usage, err)
+	limit := 128
+	box := s.sandbox(t, func(spec *sandbox.Spec) {
+		spec.MemoryMiB = limit
+		if s.TmpInMemory {
+			spec.EphemeralMiB = s.tmpMiB()
+			limit += spec.EphemeralMiB
+		}
+	})
+	granted := limit - 28
+	expect(t, hold(t, box, "allocate", strconv.Itoa(granted)), "allocated "+strconv.Itoa(granted))
+	if usage, err := box.Usage(); err != nil || usage.PeakMemoryBytes < int64(granted)<<20 || usage.PeakMemoryBytes > int64(limit)<<20 {
+		t.Errorf("usage after %d MiB is %+v, %v", granted, usage, err)
 	}
-	for _, size := range []string{"160", "10240"} { // the second time in a sandbox that has been out of memory
+	for _, size := range []string{strconv.Itoa(limit + 32), "10240"} { // the second time in a sandbox that has been out of memory
 		out, exit := run(t, box, "allocate", size)
 		if exit.Signal != int(syscall.SIGKILL) || !exit.OOMKilled {
 			t.Errorf("exit is %+v, output %q", exit, out)

@@ -33,6 +33,8 @@ type Harness struct {
 	VictimTest string
 	// HostAddresses are "network", "address" pairs that the host serves beside those that the suite opens.
 	HostAddresses []string
+	// TmpInMemory says that /tmp is part of the function's memory, whose limit is then the sum of both sizes.
+	TmpInMemory bool
 	// Emulated says that sandboxes are machines without hardware support, of which few fit beside each other.
 	Emulated bool
 }

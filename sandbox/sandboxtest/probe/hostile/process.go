@@ -59,7 +59,7 @@ func seeProcesses(t *Trial) {
 	}
 }
 
-// pids are those to try: the victim's, the sandbox's init, the parent.
+// pids are those to try: the victim's, the sandbox's init, the parent. A number of the host's may be this process's own inside.
 func (t *Trial) pids() []int {
 	var list []int
 	if os.Getpid() != 1 {
@@ -69,7 +69,7 @@ func (t *Trial) pids() []int {
 		list = append(list, parent)
 	}
 	for _, victim := range t.Victims {
-		if victim.PID != 0 {
+		if victim.PID != 0 && victim.PID != os.Getpid() {
 			list = append(list, victim.PID)
 		}
 	}
