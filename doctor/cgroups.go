@@ -11,8 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"lambent/sandbox/cgroup"
 )
 
@@ -150,37 +148,4 @@ func probeFreezer(d *doctor, ctx context.Context) finding {
 		return err
 	})
 	return tried(err, fmt.Sprintf("a process was frozen in %v and thawed in %v", froze.Round(time.Microsecond), thawed.Round(time.Microsecond)))
-}
-
-// probeDelegation looks whether a user may make groups below its own.
-func probeDelegation(d *doctor, _ context.Context) finding {
-	var own string
-	for line := range strings.Lines(readText("/proc/self/cgroup")) {
-		if path, found := strings.CutPrefix(strings.TrimSpace(line), "0::"); found {
-			own = path
-		}
-	}
-	dir := filepath.Join("/sys/fs/cgroup", own)
-	var stat unix.Statfs_t
-	if err := unix.Statfs(dir, &stat); err != nil || stat.Type != unix.CGROUP2_SUPER_MAGIC {
-		return missing("%s is not of version 2, and version 1 cannot be delegated", dir).with(
-			"boot with cgroups v2 (systemd.unified_cgroup_hierarchy=1); rootless operation needs it")
-	}
-	if d.root {
-		return ok("version 2; whether a user's part is delegated is seen by that user")
-	}
-	probe := filepath.Join(dir, "lambent-doctor")
-	if err := os.Mkdir(probe, 0o755); err != nil {
-		return missing("%v", err)
-	}
-	offered := readText(filepath.Join(probe, "cgroup.controllers"))
-	if err := os.Remove(probe); err != nil {
-		return missing("%v", err)
-	}
-	for _, controller := range []string{"memory", "cpu", "pids"} {
-		if !strings.Contains(" "+offered+" ", " "+controller+" ") {
-			return missing("%s is delegated without %s", dir, controller)
-		}
-	}
-	return ok("%s is delegated with %s", dir, offered)
 }

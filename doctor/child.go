@@ -24,7 +24,7 @@ func trials() map[string]trial {
 		"nothing": func([]string) (string, error) { return "", nil },
 		"wait":    waitForEnd, "identity": showIdentity, "seccomp": trySeccomp, "no-new-privs": tryNoNewPrivs,
 		"pivot-root": tryPivotRoot, "overlayfs": tryOverlay, "veth": tryVeth, "bridge": tryBridge, "nftables": tryNftables,
-		"masquerade": tryMasquerade,
+		"masquerade": tryMasquerade, rootTrial: becomeRoot,
 	}
 }
 

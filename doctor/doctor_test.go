@@ -68,7 +68,9 @@ func TestJudge(t *testing.T) {
 		{name: "weak is enough", changed: map[string]Result{nameCgroups: Weak, nameKVM: Weak}},
 		{name: "no rights", changed: map[string]Result{nameRights: Missing}, lost: []Use{Native, GVisor, MicroVM, Egress}},
 		{name: "no loop devices", changed: map[string]Result{nameLoop: Missing}, lost: []Use{Native, GVisor}},
-		{name: "no filter", changed: map[string]Result{nameSeccomp: Missing}, lost: []Use{Native}},
+		{name: "no filter", changed: map[string]Result{nameSeccomp: Missing}, lost: []Use{Native, Rootless}},
+		{name: "no delegation", changed: map[string]Result{nameDelegation: Missing}, lost: []Use{Rootless}},
+		{name: "no programs that give IDs", changed: map[string]Result{nameRootless: Missing}, lost: []Use{Rootless}},
 		{name: "no gVisor", changed: map[string]Result{nameRunsc: Missing}, lost: []Use{GVisor}},
 		{name: "a KVM that boots nothing", changed: map[string]Result{nameKVMGuest: Missing},
 			note: "by emulation: for development and tests, not for load"},
@@ -128,13 +130,6 @@ gvisor  not usable  lacks runsc, cgroups
 	}
 	if !report.Offers(Native) || report.Offers(GVisor) || report.Offers(Rootless) {
 		t.Error("Offers does not say what the report says")
-	}
-}
-
-func TestSubordinateIDs(t *testing.T) {
-	const text = "me:100000:65536\nother:165536:65536\n1000:300000:10\nme:bad\nme:1:-5\n"
-	if got := subordinateIDs(text, "me", "1000"); got != 65546 {
-		t.Errorf("%d IDs", got)
 	}
 }
 

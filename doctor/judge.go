@@ -9,6 +9,7 @@ type need []string
 type rule struct {
 	use   Use
 	needs []need
+	note  string // for one that is usable
 	// notes are for those that are usable, by the check that is not OK.
 	notes map[string]string
 }
@@ -33,6 +34,7 @@ const (
 	nameRunsc       = "runsc"
 	nameDelegation  = "rootless: delegated cgroup"
 	nameSubordinate = "rootless: subordinate IDs"
+	nameRootless    = "rootless: root of a namespace"
 )
 
 func rules() []rule {
@@ -45,7 +47,8 @@ func rules() []rule {
 		{use: MicroVM, needs: []need{{nameRights}, {nameCgroups}, {nameMicroVM}, {nameKVMGuest, nameTCGGuest}},
 			notes: map[string]string{nameKVMGuest: "by emulation: for development and tests, not for load"}},
 		{use: Egress, needs: []need{{nameRights}, {nameEgress}}},
-		{use: Rootless, needs: []need{{nameKernel}, {nameSubordinate}, {nameDelegation}}},
+		{use: Rootless, needs: []need{{nameKernel}, {nameNamespaces}, {nameSeccomp}, {nameNoNewPrivs}, {namePivotRoot}, {nameSubordinate},
+			{nameRootless}, {nameDelegation}}, note: "native sandboxes only; weaker, see docs/isolation.md#rootless"},
 	}
 }
 
@@ -64,6 +67,9 @@ func judge(checks []Check) []Usable {
 				u.Usable = false
 				u.Lacks = append(u.Lacks, need...)
 			}
+		}
+		if u.Usable {
+			u.Note = rule.note
 		}
 		for name, note := range rule.notes {
 			if u.Usable && !there(name) {

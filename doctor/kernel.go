@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/user"
 	"path/filepath"
 	"runtime"
 	"strconv"
@@ -263,38 +262,4 @@ func tryOverlay(args []string) (string, error) {
 		return "", fmt.Errorf("what was written above is below: %q", text)
 	}
 	return "a write went to the upper directory", nil
-}
-
-func probeSubordinate(*doctor, context.Context) finding {
-	name := strconv.Itoa(os.Geteuid())
-	if u, err := user.LookupId(name); err == nil {
-		name = u.Username
-	}
-	for _, path := range []string{"/etc/subuid", "/etc/subgid"} {
-		if subordinateIDs(readText(path), name, strconv.Itoa(os.Geteuid())) < probeIDs {
-			return missing("%s gives %s fewer than %d IDs", path, name, probeIDs).with(
-				"usermod --add-subuids 100000-165535 --add-subgids 100000-165535 " + name)
-		}
-	}
-	for _, program := range []string{"newuidmap", "newgidmap"} {
-		if besideOrInPath(program) == "" {
-			return missing("%s is not installed", program).with("install it (Debian: apt-get install uidmap)")
-		}
-	}
-	return ok("%s has ranges in /etc/subuid and /etc/subgid, and there are newuidmap and newgidmap", name)
-}
-
-// subordinateIDs counts the IDs that a file like /etc/subuid gives to a user.
-func subordinateIDs(text, name, number string) int {
-	sum := 0
-	for line := range strings.Lines(text) {
-		fields := strings.Split(strings.TrimSpace(line), ":")
-		if len(fields) != 3 || fields[0] != name && fields[0] != number {
-			continue
-		}
-		if n, err := strconv.Atoi(fields[2]); err == nil && n > 0 {
-			sum += n
-		}
-	}
-	return sum
 }

@@ -18,7 +18,7 @@ type DoctorCmd struct {
 	JSON    bool          `help:"Print JSON." name:"json"`
 }
 
-// Run probes and prints. It fails when not even native sandboxes can be used.
+// Run probes and prints. It fails when native sandboxes can be used neither by root nor without.
 func (c *DoctorCmd) Run(ctx context.Context, proc *Process) error {
 	report, err := doctor.Run(ctx, doctor.Options{Data: c.Data, Runsc: c.Runsc, Kernel: c.Kernel, Timeout: c.Timeout})
 	if err != nil {
@@ -35,7 +35,7 @@ func (c *DoctorCmd) print(report *doctor.Report, proc *Process) error {
 	if err := printed(proc.Out); err != nil {
 		return fmt.Errorf("print the report: %w", err)
 	}
-	if !report.Offers(doctor.Native) {
+	if !report.Offers(doctor.Native) && !report.Offers(doctor.Rootless) {
 		return errors.New("this host cannot run native sandboxes as it is; the checks say what to do")
 	}
 	return nil

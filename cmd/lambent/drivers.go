@@ -17,6 +17,9 @@ type driverOptions struct {
 	runtimes *runtimes.Registry
 	network  sandbox.Network // nil: none
 	logger   *slog.Logger
+	// Without root there is the native driver only, and these are set.
+	rootless    bool
+	identityDir string
 }
 
 // driverKind is how the driver of an isolation is opened.
@@ -42,7 +45,8 @@ func driverKindOf(isolation lambent.Isolation) driverKind {
 		}}
 	default:
 		return driverKind{missing: func(driverOptions) []string { return native.Check() }, open: func(o driverOptions) (sandbox.Driver, error) {
-			return native.Open(native.Options{StateDir: o.stateDir, Base: o.runtimes.Base(), Network: o.network, Logger: o.logger})
+			return native.Open(native.Options{StateDir: o.stateDir, Base: o.runtimes.Base(), Network: o.network, Logger: o.logger,
+				TmpInMemory: o.rootless, IdentityDir: o.identityDir})
 		}}
 	}
 }

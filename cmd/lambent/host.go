@@ -26,6 +26,7 @@ import (
 	"lambent/sandbox"
 	"lambent/sandbox/identity"
 	"lambent/sandbox/remote"
+	"lambent/sandbox/rootless"
 )
 
 // host is the privileged part of a region: it makes and destroys sandboxes, and nothing else. Everything that parses what clients
@@ -49,6 +50,7 @@ type hostOptions struct {
 	deny   []netip.Prefix
 	// isolation is the one that there has to be a driver for. The others are offered where the host can.
 	isolation lambent.Isolation
+	rootless  bool // this process is root of a user namespace only
 	logger    *slog.Logger
 }
 
@@ -58,8 +60,8 @@ const ownNamespace = "LAMBENT_MOUNT_NAMESPACE"
 // enterNamespace starts this program anew in a mount namespace of its own, so that no mount of it is ever seen on the host, or left
 // there. It returns in the new one.
 func enterNamespace() error {
-	if os.Getenv(ownNamespace) != "" || os.Geteuid() != 0 {
-		return nil // without rights, opening the drivers says what is missing
+	if os.Getenv(ownNamespace) != "" {
+		return nil
 	}
 	runtime.LockOSThread()
 	if err := remote.EnterNamespace(); err != nil {
@@ -100,8 +102,8 @@ func openHost(ctx context.Context, o hostOptions) (_ *host, err error) {
 // start with it left.
 func (h *host) openNetwork(ctx context.Context, o hostOptions) (resolver netip.Addr, err error) {
 	state := filepath.Join(o.data, "network")
-	if os.Geteuid() != 0 {
-		return resolver, nil // opening the drivers says what is missing
+	if o.rootless {
+		return resolver, nil // the host's network is not this process's to change
 	}
 	if err := os.MkdirAll(state, 0o700); err != nil {
 		return resolver, err
@@ -119,12 +121,22 @@ func (h *host) openNetwork(ctx context.Context, o hostOptions) (resolver netip.A
 // openDriver opens the driver for an isolation, and recovers what an earlier start left. Where the host lacks what an isolation needs,
 // that is not offered, and an error only when it is the one that functions run under.
 func (h *host) openDriver(ctx context.Context, o hostOptions, isolation lambent.Isolation) error {
-	made := driverOptions{stateDir: filepath.Join(o.data, "sandboxes", string(isolation)), runtimes: h.runtimes, logger: o.logger}
+	made := driverOptions{stateDir: filepath.Join(o.data, "sandboxes", string(isolation)), runtimes: h.runtimes, logger: o.logger, rootless: o.rootless}
 	if h.network != nil {
 		made.network = h.network
 	}
+	if o.rootless {
+		var err error
+		if made.identityDir, err = rootless.LockDirectory(os.Getenv); err != nil {
+			return err
+		}
+	}
 	kind := driverKindOf(isolation)
-	if missing := kind.missing(made); len(missing) > 0 {
+	missing := kind.missing(made)
+	if o.rootless && isolation != lambent.IsolationNative {
+		missing = []string{noIsolationRootless}
+	}
+	if len(missing) > 0 {
 		if isolation == o.isolation {
 			return fmt.Errorf("this host cannot run functions under --isolation %s: %s (\"lambent doctor\" looks at all that is needed)",
 				isolation, strings.Join(missing, "; "))

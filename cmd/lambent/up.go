@@ -32,7 +32,7 @@ type UpCmd struct {
 	Isolation   lambent.Isolation   `help:"What functions run under that ask for nothing else by the tag lambent:isolation: native, gvisor or microvm." enum:"native,gvisor,microvm" default:"native"`
 	Least       lambent.Isolation   `name:"least-isolation" help:"The weakest isolation that a function may ask for (default: that of --isolation)." enum:",native,gvisor,microvm" default:""`
 	ShareHosts  []lambent.Isolation `help:"Isolations under which functions of different accounts may run on one host." enum:"native,gvisor,microvm" default:"gvisor,microvm"`
-	Egress      network.Policy      `help:"What functions may reach: none, internet (public addresses), all (private ones too). Never this host itself, other functions or metadata services." enum:"none,internet,all" default:"internet"`
+	Egress      network.Policy      `help:"What functions may reach: none, internet (public addresses), all (private ones too). Never this host itself, other functions or metadata services. Default: internet; none without root." enum:",none,internet,all" default:""`
 	EgressAllow []netip.Prefix      `help:"Private addresses that functions may reach with --egress internet." placeholder:"CIDR"`
 	EgressDeny  []netip.Prefix      `help:"Addresses that functions may not reach." placeholder:"CIDR"`
 	Drain       time.Duration       `help:"How long running invokes may take to finish after SIGTERM." default:"20s"`
@@ -42,12 +42,19 @@ type UpCmd struct {
 
 // Run starts the privileged part and the service, and waits until they have ended; when the context ends, the service drains.
 func (c *UpCmd) Run(ctx context.Context, proc *Process) error {
+	inside, done, err := c.enterRootless(ctx, proc)
+	if done || err != nil {
+		return err
+	}
 	data, err := c.Dir(proc.Getenv)
 	if err != nil {
 		return err
 	}
 	if err := enterNamespace(); err != nil {
 		return err
+	}
+	if inside {
+		followRootless(proc)
 	}
 	unlock, err := lockData(data)
 	if err != nil {
@@ -63,8 +70,8 @@ func (c *UpCmd) Run(ctx context.Context, proc *Process) error {
 		return fmt.Errorf("listen on %s (choose another address with --listen): %w", c.Listen, err)
 	}
 	logger := slog.New(slog.NewTextHandler(proc.Err, &slog.HandlerOptions{Level: c.LogLevel}))
-	h, err := openHost(ctx, hostOptions{data: data, region: endpoint.Region, egress: c.Egress, allow: c.EgressAllow, deny: c.EgressDeny,
-		isolation: c.Isolation, logger: logger})
+	h, err := openHost(ctx, hostOptions{data: data, region: endpoint.Region, egress: c.egress(inside), allow: c.EgressAllow, deny: c.EgressDeny,
+		isolation: c.Isolation, rootless: inside, logger: logger})
 	if err != nil {
 		return errors.Join(err, socket.Close())
 	}

@@ -207,7 +207,7 @@ func (h Hierarchy) delegate(leaf string) error {
 		return nil
 	}
 	enable := "+" + strings.Join(controllersV2, " +")
-	if offered, err := os.ReadFile(filepath.Join(h.V2, "cgroup.controllers")); err == nil && slices.Contains(strings.Fields(string(offered)), ioV2) {
+	if h.Offers(ioV2) {
 		enable += " +" + ioV2
 	}
 	control := filepath.Join(h.V2, "cgroup.subtree_control")
@@ -231,6 +231,16 @@ func (h Hierarchy) delegate(leaf string) error {
 		return err
 	}
 	return writeControl(control, enable)
+}
+
+// Occupy has this process's cgroup of version 2 give controllers to those below it. The process moves to one below for that, where
+// those that it starts will be too.
+func (h Hierarchy) Occupy() error { return h.delegate(hostLeaf) }
+
+// Offers tells whether a controller of version 2 is there for this process's cgroup.
+func (h Hierarchy) Offers(controller string) bool {
+	text, err := os.ReadFile(filepath.Join(h.V2, "cgroup.controllers"))
+	return h.Limits && err == nil && slices.Contains(strings.Fields(string(text)), controller)
 }
 
 // writeControl writes a value to a control file in one write, as the kernel wants it. Package os would make more system calls of it,
