@@ -58,7 +58,7 @@ func (s *suite) try(t *testing.T, attempts []hostile.Attempt) {
 			box, spec := shared, s.specification()
 			if attempt.Flood {
 				change := func(spec *sandbox.Spec) {
-					spec.MemoryMiB, spec.Processes, spec.Descriptors, spec.EphemeralMiB = 128, 64, 300, s.tmpMiB()
+					spec.MemoryMiB, spec.Processes, spec.Descriptors, spec.EphemeralMiB = s.floodMiB(), 64, 300, s.tmpMiB()
 				}
 				box = s.sandbox(t, change)
 				change(&spec)

@@ -164,6 +164,14 @@ func (s *suite) tmpMiB() int {
 	return 256
 }
 
+// floodMiB is a memory limit that is to be reached.
+func (s *suite) floodMiB() int {
+	if s.Emulated {
+		return 64
+	}
+	return 128
+}
+
 // name returns a name for a new sandbox.
 func (s *suite) name() string {
 	s.next++
