@@ -33,7 +33,7 @@ bin/runsc: tools/gvisor/go.mod tools/gvisor/go.sum | setup-build
 	@touch $@
 
 test: setup-test binaries bin/runsc ## run every test, with the race detector
-	LAMBENT_BINARY=$(CURDIR)/bin/lambent $(GO) test -race -timeout 15m ./...
+	LAMBENT_BINARY=$(CURDIR)/bin/lambent $(GO) test -race -timeout 25m ./...
 
 check: setup-check binaries bin/.tools/stamp ## vet, lint, known vulnerabilities, formatting, generated code
 	@unformatted=$$(git ls-files -z '*.go' | xargs -0 scripts/env gofmt -l) && if [ -n "$$unformatted" ]; then \
