@@ -301,9 +301,17 @@ func (g *Group) Remove(ctx context.Context) error {
 	if g.Handle != nil {
 		g.Close()
 	}
+	// There is nothing below these but what a driver of the sandbox has made there.
+	for _, dir := range append(g.function.directories(), filepath.Join(g.whole.V2, "init")) {
+		if filepath.IsAbs(dir) {
+			_ = unix.Rmdir(dir) // what does not go at once is seen below
+		}
+	}
 	var all []error
 	for _, dir := range g.whole.directories() {
-		all = append(all, removeTree(ctx, dir))
+		if err := unix.Rmdir(dir); err != nil && err != unix.ENOENT {
+			all = append(all, removeTree(ctx, dir))
+		}
 	}
 	return errors.Join(all...)
 }
