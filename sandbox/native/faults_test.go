@@ -180,3 +180,13 @@ func TestSandboxesDoNotShareIDs(t *testing.T) {
 		owners[stat.Uid] = true
 	}
 }
+
+// TestStandardInputIsInside checks that a function inherits the sandbox's /dev/null, and not the host's.
+func TestStandardInputIsInside(t *testing.T) {
+	box := shellSandbox(t, openShell(t, Options{}), "a")
+	const script = `stat -L -c %d:%i /proc/self/fd/0; stat -c %d:%i /dev/null`
+	lines := strings.Fields(shellOutput(t, box, script))
+	if len(lines) != 2 || lines[0] != lines[1] {
+		t.Errorf("standard input and /dev/null are %q", lines)
+	}
+}

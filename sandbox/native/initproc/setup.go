@@ -28,7 +28,26 @@ func setup(root int, hostname, address, shmMiB string, masks []string) (listener
 	if listener, err = listen(host, port); err != nil {
 		return 0, err
 	}
+	if err := openNull(); err != nil {
+		return 0, err
+	}
 	return listener, dropInit()
+}
+
+// openNull replaces the first three descriptors, which are files of the host that a function must not inherit.
+func openNull() error {
+	name := []byte("/dev/null\x00")
+	null, err := call(unix.SYS_OPENAT, at, uintptr(unsafe.Pointer(&name[0])), unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return failed("open /dev/null", err)
+	}
+	defer closeFile(null)
+	for to := range uintptr(3) {
+		if err := do(unix.SYS_DUP3, uintptr(null), to, 0); err != nil {
+			return failed("open /dev/null", err)
+		}
+	}
+	return nil
 }
 
 // enterRoot mounts the tree over the host's root, completes it, and lets go of the host's. The new proc has to be mounted
