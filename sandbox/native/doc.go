@@ -2,7 +2,7 @@
 // no privileges, and a system call filter.
 //
 //	lambent (root)                                sandbox: own user, pid, mount, net, ipc, uts, cgroup namespaces
-//	  |-- spawner, a small process that starts inits
+//	  |-- spawner, a small process that forks inits
 //	  |-- control socket ---------------------------> init (process 1): builds root and network, reaps, kills
 //	  |-- one socket per starter -------------------> starter: unprivileged, filtered, waits, then becomes by exec ...
 //	  |                                                 `--> the function's process and its children
