@@ -60,7 +60,7 @@ func runWithoutRoot(t *testing.T, programs, role, tests string) string {
 		t.Fatal(err)
 	}
 	manifest := wire.Manifest{
-		Program: []string{"/base/0/rootless.test", "-test.v", "-test.count=1", "-test.timeout=7m", "-test.run=" + tests},
+		Program: []string{"/base/0/rootless.test", "-test.v", "-test.count=1", "-test.timeout=11m", "-test.run=" + tests},
 		Env:     []string{"LAMBENT_ROOTLESS_TEST=" + role, "LAMBENT_ROOTLESS_PROGRAMS=/base/0", "LAMBENT_PROBE=/base/0/probe"},
 	}
 	if d.rootImage, err = d.images.base(ctx, manifest, []sandbox.Mount{{Source: programs, Target: "/"}}); err != nil {

@@ -103,6 +103,10 @@ func inGuest(next string) error {
 	if err := raiseLoopback(); err != nil {
 		return err
 	}
+	// What attempts try on a process of the guest, by its number, is not to meet one of the sandbox that has the same by chance.
+	if err := os.WriteFile("/proc/sys/kernel/ns_last_pid", []byte("20000"), 0); err != nil {
+		return err
+	}
 	scope, err := delegatedCgroup()
 	if err != nil {
 		return err

@@ -11,6 +11,7 @@ package hostile
 import (
 	"errors"
 	"fmt"
+	"os"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -164,12 +165,18 @@ func (t *Trial) held(format string, args ...any) {
 // victim returns the process that can be named by a PID, if there is one.
 func (t *Trial) victim() (Victim, bool) {
 	for _, victim := range t.Victims {
-		if victim.PID != 0 {
+		if victim.PID != 0 && !isOwn(victim.PID) {
 			return victim, true
 		}
 	}
 	t.held("no other process is known")
 	return Victim{}, false
+}
+
+// isOwn tells whether a number that means a process of the host is that of a thread of this process here.
+func isOwn(pid int) bool {
+	_, err := os.Stat(fmt.Sprintf("/proc/self/task/%d", pid))
+	return err == nil
 }
 
 // call makes a system call.

@@ -69,7 +69,7 @@ func (t *Trial) pids() []int {
 		list = append(list, parent)
 	}
 	for _, victim := range t.Victims {
-		if victim.PID != 0 && victim.PID != os.Getpid() {
+		if victim.PID != 0 && !isOwn(victim.PID) {
 			list = append(list, victim.PID)
 		}
 	}
