@@ -1,6 +1,7 @@
 package cgroup
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -301,4 +302,26 @@ func FuzzCgroupText(f *testing.F) {
 		}
 		parseValues(own)
 	})
+}
+
+// TestHold sets limits by files that were opened before, and by their paths afterwards.
+func TestHold(t *testing.T) {
+	dir := fakeTree(t, map[string]string{"memory.limit_in_bytes": "", "memory.max_usage_in_bytes": "", "pids.max": ""})
+	g := &Group{function: Hierarchy{V1: map[string]string{"memory": dir, "pids": dir}}, memory: noLimit}
+	if err := g.Hold(); err != nil {
+		t.Fatal(err)
+	}
+	if len(g.held) != 3 {
+		t.Errorf("%d files are held", len(g.held))
+	}
+	for i := range 2 {
+		if err := errors.Join(g.SetMemory(128<<20), g.SetProcesses(1024), g.ResetPeak()); err != nil {
+			t.Fatal(err)
+		}
+		want := map[string]string{"memory.limit_in_bytes": "134217728", "memory.max_usage_in_bytes": "0", "pids.max": "1024"}
+		if diff := cmp.Diff(want, content(t, dir)); diff != "" {
+			t.Errorf("round %d: %s", i, diff)
+		}
+		g.LetGo()
+	}
 }

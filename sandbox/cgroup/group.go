@@ -26,8 +26,9 @@ type Group struct {
 	whole    Hierarchy
 	function Hierarchy
 
-	memoryMu sync.Mutex
-	memory   int64 // the limit in bytes
+	limitMu sync.Mutex
+	memory  int64          // the limit in bytes
+	held    map[string]int // open files of limits that are about to be set, by path
 }
 
 // functionGroup returns the directories that hold the function's processes.
@@ -95,9 +96,9 @@ func (g *Group) LimitDevices() error {
 
 // SetMemory limits the memory of the function's processes, in bytes, without swap.
 func (g *Group) SetMemory(bytes int64) error {
-	g.memoryMu.Lock()
-	defer g.memoryMu.Unlock()
-	err := apply(g.function.memoryLimits(g.memory, bytes))
+	g.limitMu.Lock()
+	defer g.limitMu.Unlock()
+	err := g.applyLocked(g.function.memoryLimits(g.memory, bytes))
 	g.memory = bytes
 	if err != nil {
 		g.memory = unknownLimit
@@ -106,7 +107,58 @@ func (g *Group) SetMemory(bytes int64) error {
 }
 
 // SetProcesses limits the function's processes and threads.
-func (g *Group) SetProcesses(n int) error { return apply(g.function.processLimits(n)) }
+func (g *Group) SetProcesses(n int) error {
+	g.limitMu.Lock()
+	defer g.limitMu.Unlock()
+	return g.applyLocked(g.function.processLimits(n))
+}
+
+// Hold opens the files of the limits of memory and processes, and of the peak, ahead of the moment when they are set and time
+// matters. LetGo closes them.
+func (g *Group) Hold() error {
+	g.limitMu.Lock()
+	defer g.limitMu.Unlock()
+	files := append(append(g.function.memoryLimits(noLimit, 0), g.function.processLimits(1)...), g.function.peak()...)
+	g.held = make(map[string]int, len(files))
+	for _, l := range files {
+		fd, err := openControl(l.file, unix.O_WRONLY)
+		if l.optional && errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		g.held[l.file] = fd
+	}
+	return nil
+}
+
+// LetGo closes what Hold has opened. It is idempotent.
+func (g *Group) LetGo() {
+	g.limitMu.Lock()
+	defer g.limitMu.Unlock()
+	for _, fd := range g.held {
+		unix.Close(fd)
+	}
+	g.held = nil
+}
+
+// applyLocked is apply by way of the files that are open.
+func (g *Group) applyLocked(limits []limit) error {
+	for _, l := range limits {
+		fd, ok := g.held[l.file]
+		if !ok {
+			if err := apply([]limit{l}); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := writeOpen(fd, l.value); err != nil {
+			return fmt.Errorf("cgroup: write %q to %s: %w", l.value, l.file, err)
+		}
+	}
+	return nil
+}
 
 // InitDirectory opens the directory in the unified tree that the init is to be started in; nil where there is no such tree.
 // The caller closes it.
@@ -290,14 +342,23 @@ func (g *Group) Dirty() (int64, error) {
 
 // ResetPeak starts the measuring of peak memory anew, where the kernel can: v1 only.
 func (g *Group) ResetPeak() error {
-	if dir, ok := g.function.V1["memory"]; ok {
-		return writeControl(filepath.Join(dir, "memory.max_usage_in_bytes"), "0")
+	g.limitMu.Lock()
+	defer g.limitMu.Unlock()
+	return g.applyLocked(g.function.peak())
+}
+
+// peak returns the file that holds the peak of memory, to be reset.
+func (h Hierarchy) peak() []limit {
+	dir, ok := h.V1["memory"]
+	if !ok {
+		return nil
 	}
-	return nil
+	return []limit{{file: filepath.Join(dir, "memory.max_usage_in_bytes"), value: "0"}}
 }
 
 // Remove deletes the groups, which have no processes any more but may need a moment to see it.
 func (g *Group) Remove(ctx context.Context) error {
+	g.LetGo()
 	if g.Handle != nil {
 		g.Close()
 	}

@@ -251,15 +251,18 @@ func writeControl(path, value string) error {
 		return err
 	}
 	defer unix.Close(fd)
+	if err := writeOpen(fd, value); err != nil {
+		return fmt.Errorf("cgroup: write %q to %s: %w", value, path, err)
+	}
+	return nil
+}
+
+// writeOpen writes a value to an open control file, again if a signal interrupts that.
+func writeOpen(fd int, value string) error {
 	for {
-		_, err := unix.Write(fd, []byte(value))
-		if err == unix.EINTR {
-			continue
+		if _, err := unix.Pwrite(fd, []byte(value), 0); err != unix.EINTR {
+			return err
 		}
-		if err != nil {
-			return fmt.Errorf("cgroup: write %q to %s: %w", value, path, err)
-		}
-		return nil
 	}
 }
 

@@ -107,7 +107,7 @@ func (s *Sandbox) limitReady() error {
 			return err
 		}
 	}
-	return nil
+	return s.group.Hold()
 }
 
 // takeSpare returns the spare starter to one caller.
@@ -240,6 +240,7 @@ func (s *Sandbox) Specialise(_ context.Context, spec sandbox.Spec) error {
 
 // specialise has the init mount the code, and sets the limits meanwhile.
 func (s *Sandbox) specialise(spec sandbox.Spec, memoryBytes int64) error {
+	defer s.group.LetGo()
 	s.descriptors = spec.Descriptors
 	trees, targets, err := s.driver.mounts.trees(spec.Mounts)
 	defer func() { wire.CloseAll(trees) }()
