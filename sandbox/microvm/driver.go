@@ -34,6 +34,7 @@ type Driver struct {
 	cgroups *cgroup.Tree
 	ids     *identity.Block
 	images  *imageStore
+	keeper  *keeper
 
 	flights *flights // of preparing, and of bases
 
@@ -58,7 +59,7 @@ func Open(options Options) (*Driver, error) {
 	if len(missing) > 0 {
 		return nil, &MissingError{Missing: missing}
 	}
-	d := &Driver{options: options, logger: options.Logger, flights: newFlights(), all: map[string]*Sandbox{}}
+	d := &Driver{options: options, logger: options.Logger, flights: newFlights(), keeper: newKeeper(), all: map[string]*Sandbox{}}
 	if err := d.open(); err != nil {
 		return nil, errors.Join(err, d.release())
 	}
@@ -93,7 +94,7 @@ func (d *Driver) open() (err error) {
 	if err := os.Rename(d.path("agent.new"), d.path("agent")); err != nil {
 		return fmt.Errorf("store the guest agent: %w", err)
 	}
-	d.images = newImageStore(d.path("images"), d.path("mount"), d.path("agent"), d.options.ImageBytes)
+	d.images = newImageStore(d.path("images"), d.path("mount"), d.path("agent"), d.options.ImageBytes, d.keeper)
 	if d.ids, err = identity.Open(d.options.IdentityDir); err != nil {
 		return err
 	}
@@ -117,6 +118,7 @@ func (d *Driver) release() error {
 	if d.images != nil {
 		d.images.flights.close()
 	}
+	d.keeper.close()
 	if d.cgroups != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), endTimeout)
 		defer cancel()

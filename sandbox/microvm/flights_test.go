@@ -55,7 +55,7 @@ func TestFlightsClose(t *testing.T) {
 
 // Of images that nobody uses the least recently used ones go first; those in use stay.
 func TestEvict(t *testing.T) {
-	s := newImageStore(t.TempDir(), "", "", 250)
+	s := newImageStore(t.TempDir(), "", "", 250, nil)
 	defer s.flights.close()
 	now := time.Now()
 	write := func(name string, age time.Duration) string {

@@ -34,13 +34,14 @@ type imageStore struct {
 	agentPath string
 	capacity  int64 // bytes on the disk
 	flights   *flights
+	keeper    *keeper
 
 	mu    sync.Mutex
 	users map[string]int // by path
 }
 
-func newImageStore(dir, root, agentPath string, capacity int64) *imageStore {
-	return &imageStore{dir: dir, root: root, agentPath: agentPath, capacity: capacity, flights: newFlights(), users: map[string]int{}}
+func newImageStore(dir, root, agentPath string, capacity int64, keeper *keeper) *imageStore {
+	return &imageStore{dir: dir, root: root, agentPath: agentPath, capacity: capacity, flights: newFlights(), keeper: keeper, users: map[string]int{}}
 }
 
 // image is an image that is used until release, which may be called more than once.
@@ -172,7 +173,7 @@ func (s *imageStore) pack(ctx context.Context, path string, plan jail.Plan) erro
 	if err != nil {
 		return err
 	}
-	if err := runJailed(ctx, cmd); err != nil {
+	if err := runJailed(ctx, s.keeper, cmd); err != nil {
 		return err
 	}
 	if err := os.Rename(path+".new", path); err != nil {
@@ -219,7 +220,7 @@ func (s *imageStore) evict() error {
 }
 
 // runJailed runs a command of package jail to its end.
-func runJailed(ctx context.Context, cmd *exec.Cmd) error {
+func runJailed(ctx context.Context, keeper *keeper, cmd *exec.Cmd) error {
 	waiting, begin, err := os.Pipe()
 	if err != nil {
 		return err
@@ -231,7 +232,7 @@ func runJailed(ctx context.Context, cmd *exec.Cmd) error {
 		return errors.Join(err, begin.Close())
 	}
 	begin.Close()
-	if err := cmd.Start(); err != nil {
+	if err := keeper.start(cmd); err != nil {
 		return err
 	}
 	stop := context.AfterFunc(ctx, func() { _ = cmd.Process.Kill() })

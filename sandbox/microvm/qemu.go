@@ -42,6 +42,7 @@ type qemu struct {
 
 // cell is where a machine's monitor is shut in.
 type cell struct {
+	keeper      *keeper
 	agentPath   string // the program that builds it
 	root        string // an empty directory
 	id          uint32
@@ -161,7 +162,7 @@ func (m *qemu) start(c cell, plan jail.Plan, files []*os.File) error {
 	}
 	defer begin.Close()
 	cmd.Stdin, cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = waiting, m.said, m.said, files
-	err = cmd.Start()
+	err = c.keeper.start(cmd)
 	waiting.Close()
 	if err != nil {
 		return fmt.Errorf("start a virtual machine: %w", err)

@@ -221,7 +221,7 @@ func (s *Sandbox) launch(ctx context.Context, plan machinePlan) (err error) {
 		plan.tap = s.wiring.tap
 		plan.hardwareAddr = s.wiring.setting.HardwareAddr
 	}
-	where := cell{agentPath: s.driver.path("agent"), root: s.dir("mount"), id: s.firstID, group: s.group, binary: s.driver.options.QEMU,
+	where := cell{keeper: s.driver.keeper, agentPath: s.driver.path("agent"), root: s.dir("mount"), id: s.firstID, group: s.group, binary: s.driver.options.QEMU,
 		accelerator: s.accelerator}
 	if s.machine, err = startQEMU(ctx, where, plan); err != nil {
 		return err

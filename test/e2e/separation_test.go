@@ -11,7 +11,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/lambda"
 	"golang.org/x/sys/unix"
+
+	"lambent"
 )
 
 // service returns the process that serves what clients and sandboxes say.
@@ -122,27 +126,34 @@ func TestServiceKilled(t *testing.T) {
 	}
 }
 
-// TestHostKilled kills the privileged part: the service ends by itself.
+// TestHostKilled kills the privileged part: the service and every sandbox, whatever it is made of, end by themselves.
 func TestHostKilled(t *testing.T) {
 	s := start(t, t.TempDir())
-	s.function("echo", provided(programs.echo))
-	s.invoke("echo", `{}`)
-	service, err := unix.PidfdOpen(s.service(), 0)
-	if err != nil {
-		t.Fatal(err)
+	for _, isolation := range lambent.Isolations() {
+		name := "echo-" + string(isolation)
+		s.function(name, under(isolation, func(in *lambda.CreateFunctionInput) { provided(programs.echo)(in); in.Timeout = aws.Int32(60) }))
+		s.invoke(name, `{}`)
 	}
-	defer unix.Close(service)
+	var all []unix.PollFd
+	for pid := range descendants(t, s.cmd.Process.Pid) {
+		if fd, err := unix.PidfdOpen(pid, 0); err == nil { // else it has ended
+			defer unix.Close(fd)
+			all = append(all, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
+		}
+	}
+	if len(all) < 6 {
+		t.Errorf("the region has only %d processes", len(all))
+	}
 	s.kill()
-	poll := []unix.PollFd{{Fd: int32(service), Events: unix.POLLIN}}
-	for {
-		n, err := unix.Poll(poll, 20_000)
+	for deadline := time.Now().Add(20 * time.Second); len(all) > 0; {
+		n, err := unix.Poll(all, int(time.Until(deadline).Milliseconds()))
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
-		if n != 1 || err != nil {
-			t.Errorf("the service goes on without the privileged part: %v", err)
+		if n <= 0 || err != nil {
+			t.Fatalf("%d processes go on without the privileged part: %v", len(all), err)
 		}
-		break
+		all = slices.DeleteFunc(all, func(p unix.PollFd) bool { return p.Revents != 0 })
 	}
-	start(t, s.data).invoke("echo", `{}`)
+	start(t, s.data).invoke("echo-native", `{}`)
 }

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 
@@ -69,8 +70,13 @@ func Main() (known bool, err error) {
 	if _, err := io.ReadFull(os.Stdin, make([]byte, 1)); err != nil {
 		return true, fmt.Errorf("jail: wait for the driver: %w", err)
 	}
+	runtime.LockOSThread() // the signal is a thread's
 	if err := plan.enter(); err != nil {
 		return true, fmt.Errorf("jail: %w", err)
+	}
+	// A program whose driver was killed is not to go on by itself. Becoming another user would have undone this.
+	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
+		return true, fmt.Errorf("jail: end with the driver: %w", err)
 	}
 	return true, fmt.Errorf("jail: run %s: %w", plan.Args[0], unix.Exec(plan.Args[0], plan.Args, plan.Env))
 }
