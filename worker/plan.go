@@ -52,6 +52,10 @@ func leastMiB(isolation lambent.Isolation) float64 {
 	}
 }
 
+// waitsFrozen tells whether a ready-made sandbox is frozen while it waits: a machine whose clock ticks keeps a processor of its host
+// busy, the more so where it is emulated.
+func waitsFrozen(isolation lambent.Isolation) bool { return isolation == lambent.IsolationMicroVM }
+
 // poolTarget is how many sandboxes should be ready, by Little's law: as many as are taken while one is being made, at the rate
 // of the last second or of the window, whichever is higher. Twice that, because load comes in bursts, beside the minimum.
 func poolTarget(taken []time.Time, now time.Time, cost time.Duration, minimum, maximum int) int {

@@ -143,6 +143,11 @@ func (p *pool) take(ctx context.Context, of class, start *sandbox.Command) (*rea
 			p.options.logger.Error("a ready-made sandbox could not be destroyed", "error", err)
 		}
 	}
+	if box != nil && waitsFrozen(of.isolation) {
+		if err := box.Thaw(); err != nil {
+			return nil, errors.Join(fmt.Errorf("thaw a ready-made sandbox: %w", err), box.discard())
+		}
+	}
 	if box != nil {
 		return box, nil
 	}
@@ -219,6 +224,11 @@ func (p *pool) prepare(st *stock, start *sandbox.Command) (*readyBox, float64, e
 	size := leastMiB(st.isolation)
 	if usage, err := made.Usage(); err == nil {
 		size = max(size, float64(usage.MemoryBytes)/(1<<20))
+	}
+	if waitsFrozen(st.isolation) {
+		if err := made.Freeze(); err != nil {
+			return nil, 0, errors.Join(fmt.Errorf("freeze a ready-made sandbox: %w", err), box.discard())
+		}
 	}
 	return box, size, nil
 }

@@ -74,6 +74,46 @@ func testPool(drivers map[lambent.Isolation]*fakeDriver, budget float64, failure
 
 func never(lambent.Isolation, time.Time) bool { return false }
 
+// Machines wait frozen, and are given out thawed; what costs nothing while it waits is left alone.
+func TestPoolFreezesMachines(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		native, virtual := &fakeDriver{program: noProgram}, &fakeDriver{program: noProgram}
+		p := testPool(map[lambent.Isolation]*fakeDriver{lambent.IsolationNative: native, lambent.IsolationMicroVM: virtual}, 1e6, new(atomic.Int64))
+		for isolation, want := range map[lambent.Isolation]bool{lambent.IsolationNative: false, lambent.IsolationMicroVM: true} {
+			of := class{isolation: isolation, runtime: "python3.12"}
+			first, err := p.take(t.Context(), of, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			p.mu.Lock()
+			for _, st := range p.classes {
+				for _, box := range st.ready {
+					if got := box.Sandbox.(*fakeBox).frozen.Load(); st.isolation == isolation && got != want {
+						t.Errorf("%s: frozen while it waits: %v", isolation, got)
+					}
+				}
+			}
+			p.mu.Unlock()
+			second, err := p.take(t.Context(), of, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, box := range []*readyBox{first, second} {
+				if box.Sandbox.(*fakeBox).frozen.Load() {
+					t.Errorf("%s: given out frozen", isolation)
+				}
+				if err := box.discard(); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+		if err := p.close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func noProgram(*fakeProcess) sandbox.Exit { return sandbox.Exit{} }
 
 // Classes are learnt from what is taken, kept apart by driver and size, and forgotten when they are not used any more.
