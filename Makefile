@@ -8,7 +8,7 @@ STATIC  = CGO_ENABLED=0 GOOS=linux GOARCH=$(ARCH)
 .PHONY: help run build test check bench fuzz clean setup-%
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 17
 
 run: setup-run binaries ## start a region, deploy an example and invoke it
 	@scripts/env scripts/run
@@ -49,6 +49,12 @@ bin/.tools/stamp: tools/go.mod tools/go.sum
 
 bench: setup-run binaries ## measure, and write docs/benchmarks.md
 	scripts/env bin/lambent bench --markdown docs/benchmarks.md
+
+# For gVisor's column there has to be a runsc (make runsc), for that of microVMs what "lambent doctor" says.
+.PHONY: bench-isolation
+bench-isolation: setup-run binaries ## measure the sandbox drivers, and write docs/isolation.md
+	scripts/env bin/lambent bench isolation --markdown docs/isolation.md --svg docs/isolation.svg
+	scripts/env bin/lambent bench neighbours --markdown docs/isolation.md
 
 FUZZTIME ?= 30s
 fuzz: setup-test init ## run each fuzz target for FUZZTIME
