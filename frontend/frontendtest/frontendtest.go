@@ -56,7 +56,7 @@ func Run(t *testing.T, open func(*testing.T, *Region) lambent.FrontEnd) {
 // Request is an invoke of a function by its own account. The qualifier may be empty.
 func Request(function, qualifier, payload string) lambent.InvokeRequest {
 	return lambent.InvokeRequest{
-		RequestID: fmt.Sprintf("%s:%s:%s", function, qualifier, payload), Caller: lambent.Principal{Account: Account, ARN: "arn:aws:iam::" + Account + ":root"},
+		RequestID: fmt.Sprintf("%s:%s:%.100s", function, qualifier, payload), Caller: lambent.Principal{Account: Account, ARN: "arn:aws:iam::" + Account + ":root"},
 		Function: lambent.FunctionRef{FunctionName: lambent.FunctionName{Account: Account, Name: function}, Qualifier: qualifier},
 		Type:     lambent.RequestResponse, Payload: []byte(payload),
 	}
@@ -311,6 +311,10 @@ func testCallerGone(t *testing.T, r *Region, f lambent.FrontEnd) {
 
 func testPanic(t *testing.T, r *Region, f lambent.FrontEnd) {
 	r.OnRun(func(context.Context, lambent.WorkerInvoke) (lambent.WorkerResult, error) { panic("a fault of ours") })
+	if r.isRemote() {
+		refused(t, f, Request("f", "", "1"), lambent.Internal, "")
+		return
+	}
 	func() {
 		defer func() {
 			if recover() == nil {

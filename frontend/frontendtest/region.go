@@ -27,6 +27,7 @@ type Region struct {
 	onRun   func(context.Context, lambent.WorkerInvoke) (lambent.WorkerResult, error)
 	runs    map[string]int // request IDs that reached a function
 	lost    bool
+	remote  bool
 	faults  []string
 }
 
@@ -108,6 +109,16 @@ func (r *Region) SetLost(lost bool) { r.set(func() { r.lost = lost }) }
 // SetAway makes the metadata store fail.
 func (r *Region) SetAway(away bool) { r.set(func() { r.away = away }) }
 
+// SetRemote says that the front end reaches manager and worker over a wire: the worker's panics are then errors, and the manager
+// may be told of a claim's end late and more than once.
+func (r *Region) SetRemote(remote bool) { r.set(func() { r.remote = remote }) }
+
+func (r *Region) isRemote() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.remote
+}
+
 // OnRun sets what the worker does with an invoke. Default: it answers with the request's payload.
 func (r *Region) OnRun(f func(context.Context, lambent.WorkerInvoke) (lambent.WorkerResult, error)) {
 	r.set(func() { r.onRun = f })
@@ -161,10 +172,13 @@ func (r *Region) Claim(ctx context.Context, req lambent.ClaimRequest) (lambent.C
 func (r *Region) Return(claim lambent.Claim, outcome lambent.Outcome) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if _, held := r.claims[claim.ID]; r.remote && !held && claim.ID != 0 && claim.ID <= r.serial {
+		return // told again, as a wire may: it is idempotent
+	}
 	if r.claims[claim.ID] != claim || outcome != lambent.OutcomeIdle && outcome != lambent.OutcomeGone {
 		r.faults = append(r.faults, fmt.Sprintf("claim %+v was returned with outcome %d", claim, outcome))
 	}
-	if r.slots == 0 {
+	if r.slots == 0 && !r.remote {
 		r.faults = append(r.faults, "a claim was returned after its slot")
 	}
 	delete(r.claims, claim.ID)

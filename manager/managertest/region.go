@@ -20,6 +20,7 @@ type Region struct {
 	serial  int
 	places  int
 	faults  []string
+	remote  bool
 }
 
 type grant struct {
@@ -56,6 +57,23 @@ func (r *Region) Fake(id lambent.WorkerID) *Worker {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.workers[id]
+}
+
+// SetRemote says that the manager is reached over a wire: a claim may overtake the return of another caller.
+func (r *Region) SetRemote(remote bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.remote = remote
+}
+
+// surplus is how many sandboxes there may be for so many invokes at once.
+func (r *Region) surplus(clients int) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.remote {
+		return clients
+	}
+	return 0
 }
 
 // Faults returns what managers did and must never do.

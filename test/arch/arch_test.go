@@ -92,6 +92,12 @@ func TestImports(t *testing.T) {
 			if within(p.ImportPath, "api") && within(dependency, "sandbox") {
 				t.Errorf("%s depends on %s: drivers are not called from HTTP handlers", p.ImportPath, dependency)
 			}
+			if within(p.ImportPath, "rpc") && strings.HasPrefix(dependency, module+"/") && !within(dependency, "rpc") {
+				t.Errorf("%s depends on %s: what crosses hosts is the root package's, whoever implements it", p.ImportPath, dependency)
+			}
+			if within(dependency, "rpc") && !within(p.ImportPath, "rpc") && !within(p.ImportPath, "cmd") && !within(p.ImportPath, "test") {
+				t.Errorf("%s depends on %s: services do not know whether a call crosses hosts", p.ImportPath, dependency)
+			}
 			for _, own := range services() {
 				for _, other := range services() {
 					if own != other && within(p.ImportPath, own) && within(dependency, other) {
