@@ -11,7 +11,8 @@ import (
 )
 
 // The system call filter is an allow-list. What it does not name answers ENOSYS, as on a kernel that does not know it, so
-// that libraries fall back (clone3 to clone, io_uring to epoll). What is named in refused answers EPERM, because programs
+// that libraries fall back (clone3 to clone, io_uring to epoll, io_setup to threads: the kernel has a number of asynchronous requests
+// for the whole host, all of which any process may take). What is named in refused answers EPERM, because programs
 // take ENOSYS for a broken kernel there. Foreign architectures and x32 answer ENOSYS for everything. Calls that a bare
 // number would open too wide are allowed for named arguments only.
 
@@ -47,7 +48,7 @@ var allowed = []syscallGroup{
 	{"waiting", []string{"poll", "ppoll", "select", "pselect6", "epoll_create", "epoll_create1", "epoll_ctl", "epoll_wait",
 		"epoll_pwait", "epoll_pwait2", "eventfd", "eventfd2", "timerfd_create", "timerfd_settime", "timerfd_gettime",
 		"timer_create", "timer_settime", "timer_gettime", "timer_getoverrun", "timer_delete", "getitimer", "setitimer",
-		"nanosleep", "clock_nanosleep", "io_setup", "io_destroy", "io_submit", "io_cancel", "io_getevents", "io_pgetevents"}},
+		"nanosleep", "clock_nanosleep"}},
 	{"clocks, read only", []string{"clock_gettime", "clock_getres", "gettimeofday", "time", "times"}},
 	{"sockets, of the families that socket allows", []string{"bind", "listen", "accept", "accept4", "connect", "getsockname",
 		"getpeername", "getsockopt", "setsockopt", "shutdown", "sendto", "recvfrom", "sendmsg", "recvmsg", "sendmmsg",
@@ -105,14 +106,21 @@ type argumentRule struct {
 	errno    unix.Errno
 	values   []uint32 // the argument is one of these
 	without  uint32   // or, where there are none, has none of these bits
-	both     *argumentPair
+	further  []furtherRule
 }
 
-// argumentPair allows a further value of the rule's argument, when another argument has a value as well.
-type argumentPair struct {
-	value       uint32
-	argument    uint32
-	mustBeEqual uint32
+// furtherRule allows further values of the rule's argument, when other arguments have values as well.
+type furtherRule struct {
+	values     []uint32
+	conditions []condition
+}
+
+// condition says what an argument has to be, without the bits of a mask.
+type condition struct {
+	argument uint32
+	ignored  uint32
+	errno    unix.Errno // the answer else
+	values   []uint32
 }
 
 // allowedFor are the calls that are allowed for some arguments only.
@@ -123,10 +131,19 @@ var allowedFor = []argumentRule{
 		argument: 3, errno: unix.ENOMEM, without: unix.MAP_HUGETLB},
 	{reason: "as for mmap", name: "memfd_create", argument: 1, errno: unix.EINVAL, without: unix.MFD_HUGETLB},
 	{reason: "as for mmap", name: "shmget", argument: 2, errno: unix.ENOMEM, without: shmHugeTLB},
-	{reason: "local and internet sockets, and of netlink only routes, which Node.js lists interfaces with: in an own network " +
-		"namespace and without capabilities that shows the loopback interface. Packet, vsock and the rest are not",
-		name: "socket", argument: 0, errno: unix.EAFNOSUPPORT, values: []uint32{unix.AF_UNIX, unix.AF_INET, unix.AF_INET6},
-		both: &argumentPair{value: unix.AF_NETLINK, argument: 2, mustBeEqual: unix.NETLINK_ROUTE}},
+	{reason: "local sockets; internet sockets of TCP and UDP, and of ICMP, which the kernel refuses: others (MPTCP, UDP-Lite, SCTP, " +
+		"DCCP, L2TP) are large, and the host would load modules for them; and of netlink only routes, which Node.js lists interfaces " +
+		"with: in an own network namespace and without capabilities that changes nothing. Packet, vsock and the rest are not",
+		name: "socket", argument: 0, errno: unix.EAFNOSUPPORT, values: []uint32{unix.AF_UNIX},
+		further: []furtherRule{
+			{values: []uint32{unix.AF_INET, unix.AF_INET6}, conditions: []condition{
+				{argument: 1, ignored: unix.SOCK_CLOEXEC | unix.SOCK_NONBLOCK, errno: unix.ESOCKTNOSUPPORT,
+					values: []uint32{unix.SOCK_STREAM, unix.SOCK_DGRAM, unix.SOCK_RAW}},
+				{argument: 2, errno: unix.EPROTONOSUPPORT,
+					values: []uint32{0, unix.IPPROTO_TCP, unix.IPPROTO_UDP, unix.IPPROTO_ICMP, unix.IPPROTO_ICMPV6}}}},
+			{values: []uint32{unix.AF_NETLINK}, conditions: []condition{
+				{argument: 2, errno: unix.EAFNOSUPPORT, values: []uint32{unix.NETLINK_ROUTE}}}},
+		}},
 	{reason: "pairs of local sockets", name: "socketpair", argument: 0, errno: unix.EAFNOSUPPORT,
 		values: []uint32{unix.AF_UNIX}},
 	{reason: "plain Linux, with and without a random layout, and the question which it is", name: "personality", argument: 0,
@@ -186,11 +203,8 @@ func assembleFilter(info *arch.Info) ([]byte, error) {
 		if len(rule.values) == 0 {
 			block = append(block, bpf.JumpIf{Cond: bpf.JumpBitsSet, Val: rule.without, SkipTrue: 1}, allow)
 		}
-		if rule.both != nil {
-			block = append(block,
-				bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: rule.both.value, SkipTrue: 3},
-				bpf.LoadAbsolute{Off: offsetArguments + 8*rule.both.argument, Size: 4},
-				bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: rule.both.mustBeEqual, SkipTrue: 1}, allow)
+		for _, further := range rule.further {
+			block = append(block, further.test(allow, answer)...)
 		}
 		block = append(block, answer(rule.errno))
 		program = append(program, bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: uint32(number), SkipTrue: uint8(len(block))})
@@ -204,6 +218,28 @@ func assembleFilter(info *arch.Info) ([]byte, error) {
 	}
 	program = append(program, answer(unix.ENOSYS))
 	return encodeFilter(program)
+}
+
+// test returns instructions that return for the values of the rule, and keep the argument for what follows otherwise.
+func (r furtherRule) test(allow bpf.Instruction, answer func(unix.Errno) bpf.Instruction) []bpf.Instruction {
+	var rest []bpf.Instruction
+	for _, c := range r.conditions {
+		rest = append(rest, bpf.LoadAbsolute{Off: offsetArguments + 8*c.argument, Size: 4})
+		if c.ignored != 0 {
+			rest = append(rest, bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: ^c.ignored})
+		}
+		for i, value := range c.values {
+			rest = append(rest, bpf.JumpIf{Cond: bpf.JumpEqual, Val: value, SkipTrue: uint8(len(c.values) - i)})
+		}
+		rest = append(rest, answer(c.errno))
+	}
+	rest = append(rest, allow)
+	var block []bpf.Instruction
+	for i, value := range r.values {
+		block = append(block, bpf.JumpIf{Cond: bpf.JumpEqual, Val: value, SkipTrue: uint8(len(r.values) - i)})
+	}
+	block = append(block, bpf.Jump{Skip: uint32(len(rest))})
+	return append(block, rest...)
 }
 
 // numberRun is a run of consecutive call numbers.
