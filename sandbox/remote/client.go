@@ -86,7 +86,12 @@ func (c *Client) receive() {
 				p.finish(*m.Exit)
 			}
 		}
-		closeFiles(files)
+		if len(files) > 0 {
+			closeFiles(files)
+			c.fail(errors.New("files came that nobody asked for"))
+			_ = c.link.Close() // nothing more is wanted of it
+			return
+		}
 	}
 }
 
@@ -152,7 +157,20 @@ func (c *Client) ask(ctx context.Context, m *message) (reply, error) {
 		closeFiles(r.files)
 		return reply{}, err
 	}
+	if len(r.files) > 0 && !bringsFiles(m.Kind) {
+		closeFiles(r.files)
+		return reply{}, fmt.Errorf("the answer to %s has files", m.Kind)
+	}
 	return r, nil
+}
+
+// bringsFiles says whether there are files in the answer to a call.
+func bringsFiles(method string) bool {
+	switch method {
+	case methodCreate, methodAttach, methodRestore, methodStart:
+		return true
+	}
+	return false
 }
 
 // expect notes a process before the server can tell of its end.
@@ -292,7 +310,7 @@ type box struct {
 // open takes the files that came with an answer: those of the handle, the processes' outputs, the listener.
 func (b *box) open(r reply) ([]sandbox.Process, error) {
 	n := len(r.files) - 1 - len(r.Processes)
-	if n < 0 || r.Handle == nil && n > 0 {
+	if n < 0 || r.Handle == nil && n > 0 || r.Handle != nil && !b.driver.client.link.Descriptors() {
 		closeFiles(r.files)
 		return nil, errors.New("the answer does not have the files that it describes")
 	}

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/yamux"
@@ -21,8 +22,19 @@ import (
 // streamPatience bounds how long the other end may take for the first bytes of a stream, and the message that announces it.
 const streamPatience = 10 * time.Second
 
-// maxStreams bounds the streams that the other end has open: what it opens beyond is closed at once.
-const maxStreams = 512
+// What the end that dials grants the other one. A stream that is open, or that the other end has not closed, may hold 256 KiB here.
+const (
+	// maxStreams bounds the streams that are served at the same time. What is opened beyond is closed at once.
+	maxStreams = 256
+	// maxOpenStreams bounds those and the ones that the other end has not closed. More end the link.
+	maxOpenStreams = 2 * maxStreams
+	// maxPipes bounds the outputs that were announced and have not begun to come. More end the link.
+	maxPipes = 2 * maxFiles
+)
+
+// maxConnections bounds the connections that the end that serves passes on at the same time, of each socket. The next ones wait to be
+// accepted. It leaves the other end streams for outputs.
+const maxConnections = maxStreams / 2
 
 // The kinds of files.
 const (
@@ -36,6 +48,7 @@ type muxLink struct {
 	control net.Conn
 	dir     *os.File // where sockets are made; the end that dials
 	work    sync.WaitGroup
+	serving atomic.Int32 // streams of the other end
 
 	mu     sync.Mutex
 	sent   uint64                 // the last file
@@ -52,10 +65,12 @@ func DialMux(conn io.ReadWriteCloser, dir string) (Link, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the directory of sockets: %w", err)
 	}
-	l, err := newMux(conn, yamux.Client)
+	g := &guard{ReadWriteCloser: conn}
+	l, err := newMux(g, yamux.Client)
 	if err != nil {
 		return nil, errors.Join(err, directory.Close())
 	}
+	g.session.Store(l.session)
 	l.dir, l.pipes, l.listen, l.news = directory, map[uint64]*os.File{}, map[uint64]string{}, make(chan struct{})
 	if l.control, err = l.session.Open(); err != nil {
 		return nil, errors.Join(fmt.Errorf("open the control stream: %w", err), l.session.Close(), directory.Close())
@@ -194,12 +209,19 @@ func (l *muxLink) passConnections(listener net.Listener, number uint64) {
 		return
 	}
 	defer l.release(listener)
+	turns := make(chan struct{}, maxConnections)
 	for {
+		select {
+		case turns <- struct{}{}:
+		case <-l.session.CloseChan():
+			return
+		}
 		conn, err := listener.Accept()
 		if err != nil {
 			return // the sandbox or the link has ended
 		}
 		l.work.Go(func() {
+			defer func() { <-turns }()
 			stream, err := l.stream(number)
 			if err != nil {
 				conn.Close()
@@ -269,6 +291,9 @@ func (l *muxLink) file(kind byte, number uint64) (*os.File, error) {
 	}
 	switch kind {
 	case filePipe:
+		if len(l.pipes) >= maxPipes {
+			return nil, errors.New("the other end announces outputs that do not come")
+		}
 		reader, writer, err := os.Pipe()
 		if err != nil {
 			return nil, err
@@ -300,11 +325,15 @@ func (l *muxLink) acceptFiles() {
 		if err != nil {
 			return
 		}
-		if l.session.NumStreams() > maxStreams {
+		if l.serving.Add(1) > maxStreams {
+			l.serving.Add(-1)
 			stream.Close()
 			continue
 		}
-		l.work.Go(func() { l.acceptFile(stream) })
+		l.work.Go(func() {
+			defer l.serving.Add(-1)
+			l.acceptFile(stream)
+		})
 	}
 }
 
