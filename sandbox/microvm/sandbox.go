@@ -26,6 +26,10 @@ import (
 // endTimeout bounds how long the kernel may take to end a machine.
 const endTimeout = 30 * time.Second
 
+// guestPatience bounds how long a guest that runs may take for what it is asked while its function may be hostile, and have become the
+// guest's kernel: whoever asks waits, and holds what others need. It is far more than an emulated machine takes.
+const guestPatience = 5 * time.Minute
+
 // guestMiB is what a guest's kernel and agent need beside the function's memory; each 64 MiB of that need one more.
 const guestMiB = 192
 
@@ -309,6 +313,7 @@ func (s *Sandbox) Specialise(ctx context.Context, spec sandbox.Spec) error {
 			return fmt.Errorf("specialise sandbox: %w", err)
 		}
 	}
+	defer s.patiently()()
 	return s.inner.Specialise(ctx, spec)
 }
 
@@ -337,11 +342,22 @@ func (s *Sandbox) fill(ctx context.Context, d diskFile) error {
 	return nil
 }
 
+// patiently ends the machine, and with it whatever waits for the guest, unless done is called in time.
+func (s *Sandbox) patiently() (done func()) {
+	timer := time.AfterFunc(guestPatience, func() {
+		if err := s.machine.End(); err != nil {
+			s.driver.logger.Error("a guest that does not answer goes on", "sandbox", s.id, "error", err)
+		}
+	})
+	return func() { timer.Stop() }
+}
+
 // RuntimeAPI implements sandbox.Sandbox.
 func (s *Sandbox) RuntimeAPI() net.Listener { return s.inner.RuntimeAPI() }
 
 // Start implements sandbox.Sandbox.
 func (s *Sandbox) Start(ctx context.Context, cmd sandbox.Command) (sandbox.Process, error) {
+	defer s.patiently()()
 	return s.inner.Start(ctx, cmd)
 }
 
@@ -349,6 +365,7 @@ func (s *Sandbox) Start(ctx context.Context, cmd sandbox.Command) (sandbox.Proce
 func (s *Sandbox) Freeze() error {
 	s.freezing.Lock()
 	defer s.freezing.Unlock()
+	defer s.patiently()()
 	if s.paused {
 		return nil
 	}
@@ -370,6 +387,7 @@ func (s *Sandbox) Freeze() error {
 func (s *Sandbox) Thaw() error {
 	s.freezing.Lock()
 	defer s.freezing.Unlock()
+	defer s.patiently()()
 	if err := s.continueLocked(); err != nil {
 		return err
 	}
@@ -392,6 +410,7 @@ func (s *Sandbox) continueLocked() error {
 func (s *Sandbox) Kill(ctx context.Context) error {
 	s.freezing.Lock()
 	defer s.freezing.Unlock()
+	defer s.patiently()()
 	if err := s.continueLocked(); err != nil {
 		return err
 	}
@@ -402,6 +421,7 @@ func (s *Sandbox) Kill(ctx context.Context) error {
 func (s *Sandbox) SetVCPU(vcpu float64) error {
 	s.freezing.Lock()
 	defer s.freezing.Unlock()
+	defer s.patiently()()
 	frozen := s.paused
 	if err := s.continueLocked(); err != nil {
 		return err
@@ -417,6 +437,7 @@ func (s *Sandbox) SetVCPU(vcpu float64) error {
 func (s *Sandbox) Usage() (sandbox.Usage, error) {
 	s.freezing.Lock()
 	defer s.freezing.Unlock()
+	defer s.patiently()()
 	if s.paused {
 		return s.usage, nil
 	}
