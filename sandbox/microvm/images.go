@@ -160,15 +160,27 @@ func (s *imageStore) use(path string) (release func()) {
 	})
 }
 
+// packing is the pattern of the names of directories that images are made in, packed is an image's name there.
+const (
+	packing = "packing-*.new"
+	packed  = "image"
+)
+
 // pack makes an image.
 func (s *imageStore) pack(ctx context.Context, path string, plan jail.Plan) error {
 	program, err := findProgram("mkfs.erofs", "erofs-utils")
 	if err != nil {
 		return err
 	}
-	plan.Root, plan.Show, plan.Writable = s.root, jail.Libraries(program), s.dir
+	// The packer reads what is hostile, so it sees no other image, and what it leaves is looked at before it is one.
+	out, err := os.MkdirTemp(s.dir, packing)
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(out)
+	plan.Root, plan.Show, plan.Writable = s.root, jail.Libraries(program), out
 	// Extended attributes hold capabilities of files, which nothing inside may have.
-	plan.Args = []string{program, "-x-1", "--quiet", "/out/" + filepath.Base(path) + ".new", "/in"}
+	plan.Args = []string{program, "-x-1", "--quiet", "/out/" + packed, "/in"}
 	cmd, err := jail.Command(s.agentPath, plan)
 	if err != nil {
 		return err
@@ -176,7 +188,13 @@ func (s *imageStore) pack(ctx context.Context, path string, plan jail.Plan) erro
 	if err := runJailed(ctx, s.keeper, cmd); err != nil {
 		return err
 	}
-	if err := os.Rename(path+".new", path); err != nil {
+	made := filepath.Join(out, packed)
+	if info, err := os.Lstat(made); err != nil {
+		return err
+	} else if !info.Mode().IsRegular() {
+		return fmt.Errorf("the packer left a file of mode %s", info.Mode())
+	}
+	if err := os.Rename(made, path); err != nil {
 		return err
 	}
 	return s.evict()

@@ -232,7 +232,7 @@ func (p *Plan) giveUp() error {
 	if err := unix.Prctl(unix.PR_SET_THP_DISABLE, 1, 0, 0, 0); err != nil && !errors.Is(err, unix.EINVAL) { // a kernel without them
 		return fmt.Errorf("give up huge pages: %w", err)
 	}
-	return nil
+	return refuseHandles()
 }
 
 // dropCapabilities bounds the rights that the program is given, which root has otherwise.
