@@ -50,6 +50,7 @@ func (n *Network) reserve() (*attachment, error) {
 	if err != nil {
 		return nil, err
 	}
+	n.reaper.begin(slot)
 	return &attachment{network: n, slot: slot}, nil
 }
 

@@ -87,6 +87,13 @@ func (r *reaper) remove(slot int, after time.Duration) error {
 	}
 }
 
+// begin forgets what was heard of a slot's former link: of one that was deleted here the kernel tells, too.
+func (r *reaper) begin(slot int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.vanished, slot)
+}
+
 // removeUnseen is remove with nobody waiting for it, unless too many are being removed that way.
 func (r *reaper) removeUnseen(slot int) {
 	select {
