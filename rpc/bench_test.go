@@ -114,7 +114,7 @@ func benchHTTP(http2, secure bool) func(*testing.B) func([]byte) error {
 			url = "https://" + listener.Addr().String()
 			serve = func() error { return server.ServeTLS(listener, "", "") }
 		}
-		go serve() //nolint:errcheck // it ends with the benchmark
+		go serve() // it ends with the benchmark
 		b.Cleanup(func() { server.Close(); transport.CloseIdleConnections() })
 		return func(payload []byte) error {
 			req, err := http.NewRequestWithContext(context.Background(), http.MethodPost, url, bytes.NewReader(payload))

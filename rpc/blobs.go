@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"hash"
 	"io"
@@ -56,10 +57,10 @@ type content struct {
 func (c *content) Read(p []byte) (int, error) {
 	n, err := c.answer.Body.Read(p)
 	c.sum.Write(p[:n])
-	switch {
-	case err == io.EOF && hex.EncodeToString(c.sum.Sum(nil)) != c.digest:
+	switch ended := errors.Is(err, io.EOF); {
+	case ended && hex.EncodeToString(c.sum.Sum(nil)) != c.digest:
 		err = lambent.Errorf(lambent.Unavailable, "The content that came does not have the SHA-256 %s.", c.digest)
-	case err != nil && err != io.EOF:
+	case err != nil && !ended:
 		err = c.answer.exchange.failure(err)
 	}
 	return n, err

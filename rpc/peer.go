@@ -214,7 +214,7 @@ func (p *Peer) send(ctx context.Context, method string, content body) (*answer, 
 	}
 	req.ContentLength = int64(content.Len())
 	setTimeout(ctx, req.Header)
-	response, err := p.transport.RoundTrip(req)
+	response, err := p.transport.RoundTrip(req) //nolint:bodyclose // the answer closes it
 	if err != nil {
 		x.cancel()
 		return nil, x.failure(err)

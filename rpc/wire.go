@@ -73,7 +73,7 @@ func encodeError(err error) []byte {
 	}
 	body, err := json.Marshal(w)
 	if err != nil {
-		return []byte("{}") // strings and numbers are always encoded
+		panic(err) // strings and numbers are always encoded
 	}
 	return body
 }
@@ -81,8 +81,8 @@ func encodeError(err error) []byte {
 // decodeError reads an error's answer. ok is false when the body is none.
 func decodeError(body []byte) (_ *lambent.Error, ok bool) {
 	var w wireError
-	if err := json.Unmarshal(body, &w); err != nil || w.Code == "" {
-		return nil, false
+	if err := decode(body, &w); err != nil || w.Code == "" {
+		return nil, false //nolint:nilerr // what cannot be read is no error's answer
 	}
 	e := &lambent.Error{Code: lambent.Internal, Message: w.Message, Reason: w.Reason, RetryAfter: w.RetryAfter}
 	for code, name := range codeNames() {
