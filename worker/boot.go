@@ -13,8 +13,9 @@ import (
 	"lambent/worker/runtimeapi"
 )
 
-// killTimeout is how long a driver may take to end a sandbox's processes.
-const killTimeout = 10 * time.Second
+// killTimeout is how long a driver may take to end a sandbox's processes. Whoever waits for the answer of an invoke that failed waits for
+// that too; a sandbox that takes longer is replaced.
+const killTimeout = 5 * time.Second
 
 // fullVCPU is how much CPU a function gets while it initialises, whatever its memory.
 const fullVCPU = 2

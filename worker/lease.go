@@ -56,7 +56,22 @@ func (w *Worker) keepLease() {
 	}
 }
 
-// looksPerBeat bounds how many sandboxes a heartbeat looks at.
+// watchMemory looks at the sandboxes' memory until the worker is closed. Heartbeats do not wait for it: a guest may be slow to tell, or
+// may not want to.
+func (w *Worker) watchMemory() {
+	ticker := time.NewTicker(w.options.HeartbeatEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+		case <-w.work.Done():
+			return
+		}
+		w.lookAtMemory(time.Now())
+	}
+}
+
+// looksPerBeat bounds how many sandboxes are looked at for one heartbeat.
 const looksPerBeat = 16
 
 // lookAtMemory brings what is known of the sandboxes' memory up to date, a few at a time.
@@ -75,7 +90,6 @@ func (w *Worker) heartbeat() {
 	ctx, cancel := context.WithTimeout(w.work, max(time.Second, 4*w.options.HeartbeatEvery))
 	defer cancel()
 	sent := time.Now()
-	w.lookAtMemory(sent)
 	granted, err := w.options.Placement.Heartbeat(ctx, w.status())
 	if err != nil {
 		if w.work.Err() == nil {

@@ -170,6 +170,7 @@ func Open(options Options) (*Worker, error) {
 		withdrawn: w.faults.withdrawn})
 	w.heartbeat()
 	w.done.Go(w.keepLease)
+	w.done.Go(w.watchMemory)
 	return w, nil
 }
 

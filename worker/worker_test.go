@@ -440,6 +440,30 @@ func TestOneInvokeAtATime(t *testing.T) {
 	}
 }
 
+// A sandbox that does not tell what it uses does not keep its worker from telling that it lives.
+func TestHeartbeatsWaitForNoSandbox(t *testing.T) {
+	finish := make(chan struct{})
+	h := newHarness(t, serve(func(*fakeProcess, *fakeEvent) string { <-finish; return "1" }),
+		func(o *Options) { o.HeartbeatEvery = 5 * time.Millisecond })
+	h.version.Timeout = time.Minute
+	h.start("s")
+	box := h.worker.find("s").box.(*fakeBox)
+	var asked atomic.Bool
+	answer := make(chan struct{})
+	box.mu.Lock()
+	box.meters = func() { asked.Store(true); <-answer }
+	box.mu.Unlock()
+	done := make(chan struct{})
+	go func() { defer close(done); h.invoke("s", "{}") }()
+	eventually(t, "the sandbox is asked what it uses", asked.Load)
+	beats := func() int { h.placement.mu.Lock(); defer h.placement.mu.Unlock(); return h.placement.beats }
+	before := beats()
+	eventually(t, "heartbeats go on", func() bool { return beats() > before+5 })
+	close(answer)
+	close(finish)
+	<-done
+}
+
 func TestFreeze(t *testing.T) {
 	h := newHarness(t, serve(func(p *fakeProcess, e *fakeEvent) string {
 		if p.box.frozen.Load() {

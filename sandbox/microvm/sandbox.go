@@ -26,10 +26,6 @@ import (
 // endTimeout bounds how long the kernel may take to end a machine.
 const endTimeout = 30 * time.Second
 
-// guestPatience bounds how long a guest that runs may take for what it is asked while its function may be hostile, and have become the
-// guest's kernel: whoever asks waits, and holds what others need. It is far more than an emulated machine takes.
-const guestPatience = 5 * time.Minute
-
 // guestMiB is what a guest's kernel and agent need beside the function's memory; each 64 MiB of that need one more.
 const guestMiB = 192
 
@@ -75,7 +71,8 @@ type Sandbox struct {
 
 	freezing sync.Mutex // of what follows
 	paused   bool
-	usage    sandbox.Usage // while paused
+
+	meter meter
 
 	mu     sync.Mutex
 	images []image       // in use
@@ -115,7 +112,7 @@ func (s *Sandbox) create(ctx context.Context, from string) error {
 	if err := s.boot(ctx, from); err != nil {
 		return err
 	}
-	if err := s.connect(ctx, from != ""); err != nil {
+	if err := s.ask(ctx, func(ctx context.Context) error { return s.connect(ctx, from != "") }); err != nil {
 		return fmt.Errorf("%w: %s", err, s.machine.Said())
 	}
 	return nil
@@ -272,6 +269,9 @@ func (s *Sandbox) connect(ctx context.Context, exists bool) (err error) {
 	driver := s.client.Driver(wire.Driver)
 	if exists {
 		s.inner, s.started, err = driver.Attach(ctx, wire.Box)
+		if err == nil {
+			err = s.inner.Thaw() // as it was saved, its processes stand still
+		}
 		return err
 	}
 	s.inner, err = driver.Create(ctx, wire.Box, sandbox.Template{})
@@ -313,8 +313,7 @@ func (s *Sandbox) Specialise(ctx context.Context, spec sandbox.Spec) error {
 			return fmt.Errorf("specialise sandbox: %w", err)
 		}
 	}
-	defer s.patiently()()
-	return s.inner.Specialise(ctx, spec)
+	return s.ask(ctx, func(ctx context.Context) error { return s.inner.Specialise(ctx, spec) })
 }
 
 // keep holds on to an image while the sandbox lives.
@@ -342,38 +341,22 @@ func (s *Sandbox) fill(ctx context.Context, d diskFile) error {
 	return nil
 }
 
-// patiently ends the machine, and with it whatever waits for the guest, unless done is called in time.
-func (s *Sandbox) patiently() (done func()) {
-	timer := time.AfterFunc(guestPatience, func() {
-		if err := s.machine.End(); err != nil {
-			s.driver.logger.Error("a guest that does not answer goes on", "sandbox", s.id, "error", err)
-		}
-	})
-	return func() { timer.Stop() }
-}
-
 // RuntimeAPI implements sandbox.Sandbox.
 func (s *Sandbox) RuntimeAPI() net.Listener { return s.inner.RuntimeAPI() }
 
 // Start implements sandbox.Sandbox.
-func (s *Sandbox) Start(ctx context.Context, cmd sandbox.Command) (sandbox.Process, error) {
-	defer s.patiently()()
-	return s.inner.Start(ctx, cmd)
+func (s *Sandbox) Start(ctx context.Context, cmd sandbox.Command) (process sandbox.Process, err error) {
+	return process, s.ask(ctx, func(ctx context.Context) (err error) { process, err = s.inner.Start(ctx, cmd); return err })
 }
 
-// Freeze implements sandbox.Sandbox: the guest stops the processes, and the host the guest.
+// Freeze implements sandbox.Sandbox: the host stops the guest, whether that has anything to say or not.
 func (s *Sandbox) Freeze() error {
 	s.freezing.Lock()
 	defer s.freezing.Unlock()
-	defer s.patiently()()
 	if s.paused {
 		return nil
 	}
-	if err := s.inner.Freeze(); err != nil {
-		return err
-	}
-	var err error
-	if s.usage, err = s.inner.Usage(); err != nil {
+	if _, err := s.meter.read(s.inner.Usage); err != nil { // for those who ask meanwhile
 		return err
 	}
 	if err := s.machine.Pause(context.Background()); err != nil {
@@ -387,14 +370,10 @@ func (s *Sandbox) Freeze() error {
 func (s *Sandbox) Thaw() error {
 	s.freezing.Lock()
 	defer s.freezing.Unlock()
-	defer s.patiently()()
-	if err := s.continueLocked(); err != nil {
-		return err
-	}
-	return s.inner.Thaw()
+	return s.continueLocked()
 }
 
-// continueLocked lets the guest go on, whose processes may be frozen still.
+// continueLocked lets the guest go on.
 func (s *Sandbox) continueLocked() error {
 	if !s.paused {
 		return nil
@@ -410,38 +389,44 @@ func (s *Sandbox) continueLocked() error {
 func (s *Sandbox) Kill(ctx context.Context) error {
 	s.freezing.Lock()
 	defer s.freezing.Unlock()
-	defer s.patiently()()
 	if err := s.continueLocked(); err != nil {
 		return err
 	}
-	return s.inner.Kill(ctx)
+	return s.ask(ctx, s.inner.Kill)
 }
 
 // SetVCPU implements sandbox.Sandbox. In a frozen sandbox it takes effect before anything runs.
 func (s *Sandbox) SetVCPU(vcpu float64) error {
 	s.freezing.Lock()
 	defer s.freezing.Unlock()
-	defer s.patiently()()
 	frozen := s.paused
 	if err := s.continueLocked(); err != nil {
 		return err
 	}
-	if err := s.inner.SetVCPU(vcpu); err != nil || !frozen {
+	err := s.ask(context.Background(), func(context.Context) error { return s.inner.SetVCPU(vcpu) })
+	if err != nil || !frozen {
 		return err
 	}
 	s.paused = true
 	return s.machine.Pause(context.Background())
 }
 
-// Usage implements sandbox.Sandbox: the meters are those of the function's processes in the guest.
+// Usage implements sandbox.Sandbox: the meters are those of the function's processes in the guest. While that is frozen, or does not
+// answer, they are the last that it told of.
 func (s *Sandbox) Usage() (sandbox.Usage, error) {
-	s.freezing.Lock()
-	defer s.freezing.Unlock()
-	defer s.patiently()()
-	if s.paused {
-		return s.usage, nil
+	if s.isPaused() {
+		return s.meter.lastRead()
 	}
-	return s.inner.Usage()
+	return s.meter.read(s.inner.Usage)
+}
+
+// isPaused tells whether the guest is stopped. What is being changed now counts as stopped.
+func (s *Sandbox) isPaused() bool {
+	if !s.freezing.TryLock() {
+		return true
+	}
+	defer s.freezing.Unlock()
+	return s.paused
 }
 
 // Destroy implements sandbox.Sandbox.

@@ -38,11 +38,7 @@ func (d *Driver) Restore(ctx context.Context, id, dir string) (sandbox.Sandbox, 
 	}
 	defer d.creating.Done()
 	s.processors = description.Processors
-	err = s.create(ctx, dir)
-	if err == nil {
-		err = s.inner.Thaw()
-	}
-	if err != nil {
+	if err := s.create(ctx, dir); err != nil {
 		return nil, nil, fmt.Errorf("restore sandbox: %w", errors.Join(err, s.Destroy(context.WithoutCancel(ctx))))
 	}
 	started := s.started
@@ -72,17 +68,14 @@ func (s *Sandbox) snapshot(ctx context.Context, dir string) (err error) {
 	if err := s.continueLocked(); err != nil { // the agent has to answer
 		return fmt.Errorf("snapshot: %w", err)
 	}
-	if !frozen {
-		if err := s.inner.Freeze(); err != nil {
-			return fmt.Errorf("snapshot: %w", err)
-		}
+	err = s.ask(ctx, func(context.Context) error { return s.inner.Freeze() })
+	if err == nil {
+		err = s.saveMachine(ctx, dir)
 	}
-	err = s.saveMachine(ctx, dir)
+	err = errors.Join(err, s.ask(context.WithoutCancel(ctx), func(context.Context) error { return s.inner.Thaw() }))
 	if frozen {
 		err = errors.Join(err, s.machine.Pause(context.WithoutCancel(ctx)))
 		s.paused = true
-	} else {
-		err = errors.Join(err, s.inner.Thaw())
 	}
 	if err != nil {
 		return fmt.Errorf("snapshot: %w", err)
