@@ -176,6 +176,7 @@ func (d *doctor) run(ctx context.Context, p probe) Check {
 	f := p.run(d, ctx)
 	if f.result == Missing && errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		f.seen += fmt.Sprintf(" (not done within %v)", d.Timeout)
+		f.advice = "try again with a longer --timeout, or when the host is less busy"
 	}
 	check := Check{Name: p.name, Result: f.result, Seen: f.seen, For: p.uses, Advice: f.advice}
 	if check.Result != OK && check.Advice == "" {

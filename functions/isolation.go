@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"lambent"
@@ -13,6 +14,8 @@ import (
 type isolationPolicy struct {
 	usual lambent.Isolation // of functions that ask for nothing
 	least lambent.Isolation // that a function may ask for
+	// offered are those that some host of the region can run; nil: all of them.
+	offered []lambent.Isolation
 }
 
 func newIsolationPolicy(usual, least lambent.Isolation) (isolationPolicy, error) {
@@ -42,6 +45,10 @@ func (p isolationPolicy) check(tags map[string]string) error {
 	if isolation.WeakerThan(p.least) {
 		return invalid("The value of the tag %s is not valid: %s isolates less than %s, which is the least that this region allows.",
 			lambent.IsolationTag, isolation, p.least)
+	}
+	if p.offered != nil && !slices.Contains(p.offered, isolation) {
+		return invalid("The value of the tag %s is not valid: no host of this region offers %s. On a host, \"lambent doctor\" says what that needs.",
+			lambent.IsolationTag, isolation)
 	}
 	return nil
 }

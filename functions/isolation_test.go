@@ -159,3 +159,35 @@ func TestTenantIsolation(t *testing.T) {
 	refuse(t, err, lambent.Validation, "1 validation error detected: Value 'PER_USER' at 'tenancyConfig.tenantIsolationMode' "+
 		"failed to satisfy constraint: Member must satisfy enum value set: [PER_TENANT]")
 }
+
+// What no host of the region offers cannot be asked for; a function that asked for it before keeps it, and is run under nothing else.
+func TestIsolationNotOffered(t *testing.T) {
+	store, blobs := metamemory.Open(metamemory.Options{}), &blobmemory.Store{}
+	t.Cleanup(func() { store.Close() })
+	all := openService(t, functions.Options{Meta: store, Blobs: blobs})
+	before := request(t, "before")
+	before.Tags = isolated("gvisor")
+	if _, err := all.CreateFunction(t.Context(), before); err != nil {
+		t.Fatal(err)
+	}
+	if err := all.Close(); err != nil {
+		t.Fatal(err)
+	}
+	b := &bench{meta: store, blobs: blobs, Service: openService(t, functions.Options{Meta: store, Blobs: blobs,
+		OfferedIsolations: []lambent.Isolation{lambent.IsolationNative, lambent.IsolationMicroVM}})}
+	const message = `The value of the tag lambent:isolation is not valid: no host of this region offers gvisor. On a host, "lambent doctor" says what that needs.`
+	refused := request(t, "refused")
+	refused.Tags = isolated("gvisor")
+	_, err := b.CreateFunction(t.Context(), refused)
+	refuse(t, err, lambent.InvalidParameter, message)
+	b.create(t, "f")
+	refuse(t, b.TagResource(t.Context(), ref("f", ""), isolated("gvisor")), lambent.InvalidParameter, message)
+	if err := b.TagResource(t.Context(), ref("f", ""), isolated("microvm")); err != nil {
+		t.Error(err)
+	}
+	v := newView()
+	v.follow(t, watch(t, t.Context(), b), b.at(t))
+	if got := v.versions[v.names[name("before")]]["$LATEST"].Isolation; got != lambent.IsolationGVisor {
+		t.Errorf("a function of before is run under %s", got)
+	}
+}

@@ -26,6 +26,8 @@ type Options struct {
 	// LeastIsolation is the weakest that a function may ask for, and not stronger than Isolation; "": Isolation. When it is
 	// raised, functions that have asked for less run under it.
 	LeastIsolation lambent.Isolation
+	// OfferedIsolations are those that hosts of the region can run: a function may not ask for another. nil: all.
+	OfferedIsolations []lambent.Isolation
 	// CollectInterval is how often archives that nothing refers to are deleted; 0: 10 minutes. Only one process may have
 	// the blob store open with a Service.
 	CollectInterval time.Duration
@@ -70,6 +72,7 @@ func Open(ctx context.Context, options Options) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
+	policy.offered = options.OfferedIsolations
 	s := &Service{
 		options:   options,
 		log:       cmp.Or(options.Logger, slog.New(slog.DiscardHandler)),

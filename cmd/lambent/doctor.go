@@ -11,16 +11,20 @@ import (
 
 // DoctorCmd finds out what this host offers for sandboxes.
 type DoctorCmd struct {
-	Data    string        `help:"The region's data directory, whose disk is measured." default:"/var/lib/lambent" type:"path"`
+	DataFlag
 	Runsc   string        `help:"gVisor's runsc (default: beside lambent, or in the PATH)." type:"existingfile"`
 	Kernel  string        `help:"Image of the kernel that guests boot (default: the newest in /boot, those for clouds first)." type:"existingfile"`
-	Timeout time.Duration `help:"Time for each probe." default:"20s"`
+	Timeout time.Duration `help:"Time for each probe." default:"60s"`
 	JSON    bool          `help:"Print JSON." name:"json"`
 }
 
 // Run probes and prints. It fails when native sandboxes can be used neither by root nor without.
 func (c *DoctorCmd) Run(ctx context.Context, proc *Process) error {
-	report, err := doctor.Run(ctx, doctor.Options{Data: c.Data, Runsc: c.Runsc, Kernel: c.Kernel, Timeout: c.Timeout})
+	data, err := c.Dir(proc.Getenv)
+	if err != nil {
+		return err
+	}
+	report, err := doctor.Run(ctx, doctor.Options{Data: data, Runsc: c.Runsc, Kernel: c.Kernel, Timeout: c.Timeout})
 	if err != nil {
 		return err
 	}

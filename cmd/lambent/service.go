@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"strings"
 	"syscall"
 	"time"
 
@@ -76,7 +78,7 @@ func (c *ServiceCmd) Run(ctx context.Context, proc *Process) error {
 	r, err := region.Open(ctx, region.Options{
 		Dir: serviceData, Account: config.Endpoint.Account, Region: config.Endpoint.Region, AccountConcurrency: config.Concurrency,
 		AccessKeyID: config.Endpoint.AccessKeyID, SecretAccessKey: config.Endpoint.SecretAccessKey, Logger: logger,
-		Runtimes: config.Runtimes, Isolation: config.Isolation, LeastIsolation: config.Least, SharedHosts: config.Shared,
+		Runtimes: config.Runtimes, Isolation: config.Isolation, LeastIsolation: config.Least, OfferedIsolations: config.Offered, SharedHosts: config.Shared,
 		Drivers: func() map[lambent.Isolation]sandbox.Driver {
 			drivers := map[lambent.Isolation]sandbox.Driver{}
 			for _, isolation := range config.Offered {
@@ -89,6 +91,17 @@ func (c *ServiceCmd) Run(ctx context.Context, proc *Process) error {
 		return err
 	}
 	return config.serve(ctx, r, proc, logger)
+}
+
+// isolations lists what functions may run under, the region's own first.
+func (c *serviceConfig) isolations() string {
+	names := []string{string(c.Isolation) + " (unless a function asks for another)"}
+	for _, isolation := range c.Offered {
+		if isolation != c.Isolation && !isolation.WeakerThan(cmp.Or(c.Least, c.Isolation)) {
+			names = append(names, string(isolation))
+		}
+	}
+	return strings.Join(names, ", ")
 }
 
 // serveDNS answers what sandboxes ask their name server, until the returned function is called.
@@ -149,7 +162,7 @@ func (c *serviceConfig) serve(ctx context.Context, r *region.Region, proc *Proce
 	}
 	defer listener.Close()
 	if !c.Quiet {
-		greet(proc.Out, c.Data, c.Endpoint)
+		greet(proc.Out, c.Data, c.Endpoint, c.isolations())
 	}
 	server := api.NewServer(r.API, logger)
 	failed := make(chan error, 1)

@@ -9,9 +9,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -50,6 +52,12 @@ func (c *UpCmd) Run(ctx context.Context, proc *Process) error {
 	if err != nil {
 		return err
 	}
+	if c.Least != "" && c.Isolation.WeakerThan(c.Least) {
+		return fmt.Errorf("--isolation %s is weaker than --least-isolation %s: give both, and the first no weaker than the second", c.Isolation, c.Least)
+	}
+	if c.Egress != network.Internet && len(c.EgressAllow) > 0 {
+		return fmt.Errorf("--egress-allow names what --egress internet lets functions reach beside public addresses; --egress is %s", c.Egress)
+	}
 	if err := enterNamespace(); err != nil {
 		return err
 	}
@@ -75,7 +83,7 @@ func (c *UpCmd) Run(ctx context.Context, proc *Process) error {
 	if err != nil {
 		return errors.Join(err, socket.Close())
 	}
-	endpoint.Endpoint = "http://" + address.String()
+	endpoint.Endpoint = "http://" + reachable(address)
 	endpoint.Runtimes = nil
 	for _, a := range h.runtimes.Available() {
 		endpoint.Runtimes = append(endpoint.Runtimes, a.Name)
@@ -88,6 +96,14 @@ func (c *UpCmd) Run(ctx context.Context, proc *Process) error {
 	}
 	socket.Close()
 	return errors.Join(err, h.close())
+}
+
+// reachable is where clients of this host reach what listens on an address.
+func reachable(address net.Addr) string {
+	if tcp, ok := address.(*net.TCPAddr); ok && tcp.IP.IsUnspecified() {
+		return net.JoinHostPort("127.0.0.1", strconv.Itoa(tcp.Port))
+	}
+	return address.String()
 }
 
 // endpoint settles what the region is called and who may call it: flags before what an earlier start wrote, before
@@ -143,13 +159,14 @@ func lockData(data string) (unlock func(), err error) {
 }
 
 // greet tells a person how to use the region.
-func greet(out io.Writer, data string, e Endpoint) {
+func greet(out io.Writer, data string, e Endpoint, isolations string) {
 	fmt.Fprintf(out, `Lambent listens on %s (region %s, account %s).
 Data: %s
 Runtimes: %s
+Isolation: %s
 
 Point any AWS client at it:
   eval "$(lambent env --data %s)"
   aws lambda list-functions
-`, e.Endpoint, e.Region, e.Account, data, strings.Join(e.Runtimes, ", "), shellQuote(data))
+`, e.Endpoint, e.Region, e.Account, data, strings.Join(e.Runtimes, ", "), isolations, shellQuote(data))
 }

@@ -70,7 +70,7 @@ func readControl(f *os.File, buf []byte) ([]byte, error) {
 	n := 0
 	var failed error
 	err = raw.Control(func(fd uintptr) {
-		for failed = unix.EINTR; failed == unix.EINTR; { //nolint:errorlint // a system call gives its number unwrapped
+		for failed = unix.EINTR; failed == unix.EINTR; {
 			n, failed = unix.Pread(int(fd), buf, 0)
 		}
 	})

@@ -238,6 +238,7 @@ const kvmPatience = 10 * time.Second
 // chooseAccelerator boots a guest to see whether it can: that /dev/kvm exists does not say so.
 func (d *Driver) chooseAccelerator(ctx context.Context) string {
 	if device, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0); err != nil {
+		d.logger.Warn("there is no KVM: machines are emulated, which is slow and for development and tests only", "error", err)
 		return "tcg"
 	} else {
 		device.Close()
@@ -249,7 +250,7 @@ func (d *Driver) chooseAccelerator(ctx context.Context) string {
 	if err == nil {
 		return "kvm"
 	}
-	d.logger.Info("KVM cannot boot a guest: machines are emulated, and slow", "error", err)
+	d.logger.Warn("KVM cannot boot a guest: machines are emulated, which is slow and for development and tests only", "error", err)
 	return "tcg"
 }
 

@@ -1,6 +1,7 @@
 package rootless
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -121,7 +122,7 @@ func Continue() (inside bool, err error) {
 	}
 	var ready [1]byte
 	if n, err := unix.Read(lifeline, ready[:]); n != 1 {
-		return false, fmt.Errorf("wait for the user IDs: the process that was to give them has ended (%v)", err)
+		return false, fmt.Errorf("wait for the user IDs: the process that was to give them has ended: %w", cmp.Or(err, io.EOF))
 	}
 	// An exec is what makes the user 0 of the namespace its root.
 	env := append(withoutStage(os.Environ()), stageVariable+"="+stageInside)

@@ -48,6 +48,7 @@ type Options struct {
 	Drivers            func() map[lambent.Isolation]sandbox.Driver // of one worker; recovered; closed by the region
 	Isolation          lambent.Isolation                           // of functions that ask for none
 	LeastIsolation     lambent.Isolation                           // that functions may ask for
+	OfferedIsolations  []lambent.Isolation                         // that Drivers has drivers for
 	SharedHosts        []lambent.Isolation                         // under which accounts share hosts
 	Logger             *slog.Logger
 }
@@ -97,7 +98,8 @@ func (r *Region) openState(ctx context.Context) error {
 	r.onClose(func(context.Context) error { return blobs.Close() })
 	r.functions, err = functions.Open(ctx, functions.Options{Region: r.options.Region, Meta: store, Blobs: blobs,
 		AccountConcurrency: r.options.AccountConcurrency, Isolation: r.options.Isolation, LeastIsolation: r.options.LeastIsolation,
-		Logger: r.options.Logger})
+		OfferedIsolations: r.options.OfferedIsolations,
+		Logger:            r.options.Logger})
 	if err != nil {
 		return fmt.Errorf("open the control plane: %w", err)
 	}

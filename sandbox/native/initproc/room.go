@@ -89,7 +89,7 @@ func (r *room) await() {
 		r.reply(step, errno)
 	}
 	for {
-		syscall.RawSyscall6(unix.SYS_EXIT_GROUP, 1, 0, 0, 0, 0, 0)
+		_, _, _ = syscall.RawSyscall6(unix.SYS_EXIT_GROUP, 1, 0, 0, 0, 0, 0)
 	}
 }
 
@@ -103,14 +103,14 @@ func (r *room) giveBack() {
 	for i := 0; i < r.formers; i++ {
 		s := r.former[i]
 		if kept.from >= s.to || kept.to <= s.from {
-			syscall.RawSyscall6(unix.SYS_MUNMAP, s.from, s.to-s.from, 0, 0, 0, 0)
+			_, _, _ = syscall.RawSyscall6(unix.SYS_MUNMAP, s.from, s.to-s.from, 0, 0, 0, 0)
 			continue
 		}
 		if s.from < kept.from {
-			syscall.RawSyscall6(unix.SYS_MUNMAP, s.from, kept.from-s.from, 0, 0, 0, 0)
+			_, _, _ = syscall.RawSyscall6(unix.SYS_MUNMAP, s.from, kept.from-s.from, 0, 0, 0, 0)
 		}
 		if kept.to < s.to {
-			syscall.RawSyscall6(unix.SYS_MUNMAP, kept.to, s.to-kept.to, 0, 0, 0, 0)
+			_, _, _ = syscall.RawSyscall6(unix.SYS_MUNMAP, kept.to, s.to-kept.to, 0, 0, 0, 0)
 		}
 	}
 }
@@ -246,7 +246,7 @@ func (r *room) reply(step string, errno syscall.Errno) {
 	r.vector = unix.Iovec{Base: &r.packet[0], Len: uint64(n)}
 	r.message = unix.Msghdr{Iov: &r.vector, Iovlen: 1}
 	// A driver that is gone needs no reason.
-	syscall.RawSyscall6(unix.SYS_SENDMSG, wire.ControlFD, uintptr(unsafe.Pointer(&r.message)), unix.MSG_NOSIGNAL, 0, 0, 0)
+	_, _, _ = syscall.RawSyscall6(unix.SYS_SENDMSG, wire.ControlFD, uintptr(unsafe.Pointer(&r.message)), unix.MSG_NOSIGNAL, 0, 0, 0)
 }
 
 // put writes one part of a message into the packet, and returns where it ends.
