@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"os"
@@ -165,9 +166,17 @@ func (s *Sandbox) awaitInit(ctx context.Context, listener *net.UnixListener, end
 	return nil, errors.Join(err, s.killAll(context.WithoutCancel(ctx)))
 }
 
+// maxComplaint bounds how much of runsc's log is read.
+const maxComplaint = 1 << 20
+
 // complaint is the last error that runsc wrote down.
 func (s *Sandbox) complaint() string {
-	text, err := s.files.home.root.ReadFile(path.Join(s.files.name, logName))
+	file, err := s.files.home.root.Open(path.Join(s.files.name, logName))
+	if err != nil {
+		return err.Error()
+	}
+	defer file.Close()
+	text, err := io.ReadAll(io.LimitReader(file, maxComplaint)) // a Sentry that was broken into may write anything
 	if err != nil {
 		return err.Error()
 	}
