@@ -110,6 +110,13 @@ func namesOf(stateDir string) (names, error) {
 	return names{table: "lambent-" + id, uplink: "lamb-" + id}, nil
 }
 
+// Names returns what the nftables table and the interface are called that a network with this state directory has on the host. The
+// directory has to exist.
+func Names(stateDir string) (table, uplink string, err error) {
+	made, err := namesOf(stateDir)
+	return made.table, made.uplink, err
+}
+
 // Open removes what an earlier process of the same state directory left behind, and makes a network. It needs root.
 func Open(ctx context.Context, opts Options) (*Network, error) {
 	if opts.Policy != Internet && opts.Policy != All {

@@ -39,6 +39,7 @@ type environment struct {
 	entered bool // it is among the worker's residents
 	box     sandbox.Sandbox
 	warm    *warmRuntime // that runs in box already; nil: none, or it has been told its environment
+	aged    bool         // box was made ahead of need
 	api     *runtimeapi.Server
 	output  *output
 	launch  runtimes.Launch

@@ -105,12 +105,16 @@ type fakeBox struct {
 
 	mu        sync.Mutex
 	spec      *sandbox.Spec
+	dead      bool // it has ended by itself
 	processes []*fakeProcess
 }
 
 func (b *fakeBox) Specialise(_ context.Context, spec sandbox.Spec) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.dead {
+		return errors.New("the sandbox has ended")
+	}
 	if b.spec != nil {
 		return errors.New("specialised twice")
 	}

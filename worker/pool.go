@@ -65,6 +65,7 @@ type stock struct {
 type readyBox struct {
 	sandbox.Sandbox
 	warm *warmRuntime // nil: nothing runs in it
+	aged bool         // it was made ahead of need, and may have ended by itself meanwhile
 }
 
 // discard destroys a box that was not given out.
@@ -145,14 +146,20 @@ func (p *pool) take(ctx context.Context, of class, start *sandbox.Command) (*rea
 	}
 	if box != nil && waitsFrozen(of.isolation) {
 		if err := box.Thaw(); err != nil {
-			return nil, errors.Join(fmt.Errorf("thaw a ready-made sandbox: %w", err), box.discard())
+			p.options.logger.Warn("a ready-made sandbox has ended by itself", "isolation", of.isolation, "error", errors.Join(err, box.discard()))
+			box = nil
 		}
 	}
 	if box != nil {
 		return box, nil
 	}
-	// Who waits for a sandbox does not wait for the sake of later ones as well: its runtime is started when it is known.
-	made, err := p.make(ctx, st)
+	return p.fresh(ctx, of)
+}
+
+// fresh makes a sandbox of a class now. Who waits for it does not wait for the sake of later ones as well: its runtime is started when
+// it is known.
+func (p *pool) fresh(ctx context.Context, of class) (*readyBox, error) {
+	made, err := p.make(ctx, of)
 	if err != nil {
 		return nil, err
 	}
@@ -192,15 +199,15 @@ func (st *stock) popLocked() *readyBox {
 }
 
 // make makes a sandbox of a class.
-func (p *pool) make(ctx context.Context, st *stock) (sandbox.Sandbox, error) {
+func (p *pool) make(ctx context.Context, of class) (sandbox.Sandbox, error) {
 	p.mu.Lock()
 	p.next++
 	name := fmt.Sprintf("%s-%d", p.options.prefix, p.next)
 	p.mu.Unlock()
-	box, err := p.options.drivers[st.isolation].Create(ctx, name, sandbox.Template{Class: st.runtime, MemoryMiB: st.memoryMiB})
+	box, err := p.options.drivers[of.isolation].Create(ctx, name, sandbox.Template{Class: of.runtime, MemoryMiB: of.memoryMiB})
 	if err != nil {
 		if ctx.Err() == nil {
-			p.options.failed(st.isolation, time.Now())
+			p.options.failed(of.isolation, time.Now())
 		}
 		return nil, fmt.Errorf("make a sandbox: %w", err)
 	}
@@ -211,11 +218,11 @@ func (p *pool) make(ctx context.Context, st *stock) (sandbox.Sandbox, error) {
 func (p *pool) prepare(st *stock, start *sandbox.Command) (*readyBox, float64, error) {
 	ctx, cancel := context.WithTimeout(p.work, createTimeout)
 	defer cancel()
-	made, err := p.make(ctx, st)
+	made, err := p.make(ctx, st.class)
 	if err != nil {
 		return nil, 0, err
 	}
-	box := &readyBox{Sandbox: made}
+	box := &readyBox{Sandbox: made, aged: true}
 	if start != nil {
 		if box.warm, err = startWarm(ctx, made, *start); err != nil {
 			return nil, 0, errors.Join(fmt.Errorf("start the runtime %s ahead: %w", st.runtime, err), box.discard())

@@ -104,7 +104,7 @@ func (w *Worker) start(ctx context.Context, e *environment) error {
 	if err != nil {
 		return err
 	}
-	if err := e.box.Specialise(ctx, e.spec(code, layers)); err != nil {
+	if err := w.specialise(ctx, e, e.spec(code, layers)); err != nil {
 		return fmt.Errorf("specialise: %w", err)
 	}
 	version := e.version
@@ -148,16 +148,36 @@ func (w *Worker) gather(ctx context.Context, e *environment) (code, layers strin
 		fetch(&layers, e.version.Layers...)
 	}
 	group.Go(func() error {
-		of := class{isolation: e.version.Isolation, runtime: e.launch.Class, memoryMiB: sizeClass(e.version.Isolation, e.version.MemoryMiB)}
-		box, err := w.pool.take(ctx, of, e.launch.Warm)
+		box, err := w.pool.take(ctx, e.class(), e.launch.Warm)
 		if err != nil {
 			return err
 		}
-		e.box, e.warm = box.Sandbox, box.warm
+		e.box, e.warm, e.aged = box.Sandbox, box.warm, box.aged
 		return nil
 	})
 	err = group.Wait()
 	return code, layers, err
+}
+
+// class is that of the ready-made sandboxes that fit.
+func (e *environment) class() class {
+	return class{isolation: e.version.Isolation, runtime: e.launch.Class, memoryMiB: sizeClass(e.version.Isolation, e.version.MemoryMiB)}
+}
+
+// specialise binds the sandbox. One that was made ahead may have ended by itself: then another is made, once.
+func (w *Worker) specialise(ctx context.Context, e *environment, spec sandbox.Spec) error {
+	err := e.box.Specialise(ctx, spec)
+	if err == nil || !e.aged || ctx.Err() != nil {
+		return err
+	}
+	former := readyBox{Sandbox: e.box, warm: e.warm}
+	box, failed := w.pool.fresh(ctx, e.class())
+	if failed != nil {
+		return errors.Join(err, failed)
+	}
+	e.box, e.warm, e.aged = box.Sandbox, nil, false
+	w.logger.Warn("a ready-made sandbox has ended by itself", "isolation", string(e.version.Isolation), "error", errors.Join(err, former.discard()))
+	return e.box.Specialise(ctx, spec)
 }
 
 // spec is what the sandbox is bound to.

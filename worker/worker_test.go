@@ -440,6 +440,23 @@ func TestOneInvokeAtATime(t *testing.T) {
 	}
 }
 
+// A ready-made sandbox that has ended by itself is replaced before anybody notices.
+func TestReadyMadeSandboxThatEnded(t *testing.T) {
+	h := newHarness(t, serve(echo), func(o *Options) { o.PoolMin, o.PoolMax = 1, 1 })
+	eventually(t, "a sandbox is ready", func() bool { return h.driver.living() == 1 })
+	h.driver.mu.Lock()
+	for _, box := range h.driver.boxes {
+		box.mu.Lock()
+		box.dead = true
+		box.mu.Unlock()
+	}
+	h.driver.mu.Unlock()
+	h.start("s")
+	if got := string(h.invoke("s", "1").Response.Payload); got != "1" {
+		t.Errorf("answered %q", got)
+	}
+}
+
 // A sandbox that does not tell what it uses does not keep its worker from telling that it lives.
 func TestHeartbeatsWaitForNoSandbox(t *testing.T) {
 	finish := make(chan struct{})

@@ -212,7 +212,7 @@ func TestChurn(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	data := t.TempDir()
-	left := newRemains(t, data)
+	left := newRemains(data)
 	c := &churn{server: start(t, data)}
 	c.python, _ = interpreters(t, c.server)
 	for _, isolation := range lambent.Isolations() { // what is made once is made before

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -18,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"lambent"
+	"lambent/network"
 	"lambent/sandbox/identity"
 )
 
@@ -27,12 +29,11 @@ type remains struct {
 	data       string
 	processes  map[int]string  // seen, with their start times
 	namespaces map[string]bool // network namespaces seen
-	tables     map[string]bool // nftables tables of the host before the first start
-	links      map[string]bool
+	seen       int             // when that was, as processes' start times are
 }
 
-func newRemains(t *testing.T, data string) *remains {
-	return &remains{data: data, processes: map[int]string{}, namespaces: map[string]bool{}, tables: tables(t), links: links(t)}
+func newRemains(data string) *remains {
+	return &remains{data: data, processes: map[int]string{}, namespaces: map[string]bool{}}
 }
 
 // see notes what a running region has.
@@ -41,6 +42,11 @@ func (r *remains) see(t *testing.T, s *server) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
+		t.Fatal(err)
+	}
+	r.seen = int(now.Nano() / 1e7) // hundredths of a second
 	for pid, start := range descendants(t, s.cmd.Process.Pid) {
 		r.processes[pid] = start
 		if ns, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", pid)); err == nil && ns != own {
@@ -60,8 +66,16 @@ func (r *remains) check(t *testing.T, running bool) {
 		t.Fatal(err)
 	}
 	for _, path := range spaces {
-		if ns, err := os.Readlink(path); err == nil && r.namespaces[ns] {
-			t.Errorf("network namespace %s is left, of %s", ns, path)
+		ns, err := os.Readlink(path)
+		if err != nil || !r.namespaces[ns] {
+			continue
+		}
+		// The number of a namespace that is gone is given to others: what began later is not what was seen.
+		pid, _ := strconv.Atoi(strings.Split(path, "/")[2])
+		if _, start, ok := stat(pid); ok {
+			if began, err := strconv.Atoi(start); err == nil && began <= r.seen {
+				t.Errorf("network namespace %s is left, of %s", ns, path)
+			}
 		}
 	}
 	if running {
@@ -73,15 +87,8 @@ func (r *remains) check(t *testing.T, running bool) {
 	if left := loopDevices(t, r.data); len(left) > 0 {
 		t.Errorf("loop devices left: %q", left)
 	}
-	for name := range tables(t) {
-		if !r.tables[name] {
-			t.Errorf("nftables table %s is left", name)
-		}
-	}
-	for name := range links(t) {
-		if !r.links[name] {
-			t.Errorf("interface %s is left", name)
-		}
+	if table, link := onNetwork(t, r.data); table || link {
+		t.Errorf("left are of the network: its table %v, its interface %v", table, link)
 	}
 	sources, err := os.ReadDir(filepath.Join(r.data, "sources"))
 	if err != nil || len(sources) > 0 {
@@ -95,40 +102,27 @@ func (r *remains) check(t *testing.T, running bool) {
 	}
 }
 
-// tables lists the host's nftables tables of regions.
-func tables(t *testing.T) map[string]bool {
+// onNetwork tells whether the host has the nftables table and the interface of a region's network.
+func onNetwork(t *testing.T, data string) (table, link bool) {
 	t.Helper()
+	tableName, linkName, err := network.Names(filepath.Join(data, "network"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	conn, err := nftables.New()
 	if err != nil {
 		t.Fatal(err)
 	}
-	all, err := conn.ListTables()
+	tables, err := conn.ListTables()
 	if err != nil {
 		t.Fatal(err)
 	}
-	found := map[string]bool{}
-	for _, table := range all {
-		if strings.HasPrefix(table.Name, "lambent") {
-			found[table.Name] = true
-		}
-	}
-	return found
-}
-
-// links lists the host's interfaces of regions.
-func links(t *testing.T) map[string]bool {
-	t.Helper()
-	all, err := net.Interfaces()
+	links, err := net.Interfaces()
 	if err != nil {
 		t.Fatal(err)
 	}
-	found := map[string]bool{}
-	for _, link := range all {
-		if strings.HasPrefix(link.Name, "lamb") {
-			found[link.Name] = true
-		}
-	}
-	return found
+	return slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == tableName }),
+		slices.ContainsFunc(links, func(l net.Interface) bool { return l.Name == linkName })
 }
 
 // Processes of the region are killed at random moments, those of the start included: after the next start nothing of the former is
@@ -145,9 +139,9 @@ func TestKillLeavesNothing(t *testing.T) {
 	random := rand.New(rand.NewPCG(seed, 0))
 	t.Logf("seed %d", seed)
 	data := t.TempDir()
-	left := newRemains(t, data)
+	left := newRemains(data)
 	first := start(t, data)
-	if len(tables(t)) == len(left.tables) || len(links(t)) == len(left.links) || len(cgroupsOf(t, data)) == 0 {
+	if table, link := onNetwork(t, data); !table || !link || len(cgroupsOf(t, data)) == 0 {
 		t.Error("a region that runs has no table, no interface or no cgroup, so that this test finds nothing")
 	}
 	for _, isolation := range lambent.Isolations() {
