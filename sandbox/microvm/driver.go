@@ -356,15 +356,15 @@ func (d *Driver) Recover(ctx context.Context) error {
 	if err := d.cgroups.Recover(ctx); err != nil {
 		return fmt.Errorf("recover: %w", err)
 	}
-	unfinished, err := filepath.Glob(d.path("*", "*.new"))
-	if err != nil {
-		return err
+	var left []string
+	for _, pattern := range []string{d.path("*.new"), d.path("*", "*.new"), d.path("vm", "*")} {
+		paths, err := filepath.Glob(pattern)
+		if err != nil {
+			return err
+		}
+		left = append(left, paths...)
 	}
-	machines, err := filepath.Glob(d.path("vm", "*"))
-	if err != nil {
-		return err
-	}
-	for _, path := range append(unfinished, machines...) {
+	for _, path := range left {
 		if err := os.RemoveAll(path); err != nil {
 			return fmt.Errorf("recover: %w", err)
 		}
