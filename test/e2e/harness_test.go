@@ -235,7 +235,7 @@ func (s *server) invoke(name, payload string) *lambda.InvokeOutput {
 	return out
 }
 
-// descendants lists the living processes below a pid, each with its start time, so that a reused pid is not taken for it.
+// descendants lists the living processes below a pid, 0 for all, each with its start time, so that a reused pid is not taken for it.
 func descendants(t testing.TB, root int) map[int]string {
 	t.Helper()
 	parents, starts := map[int]int{}, map[int]string{}
@@ -254,7 +254,7 @@ func descendants(t testing.TB, root int) map[int]string {
 	}
 	found := map[int]string{}
 	for pid := range parents {
-		for up := parents[pid]; up > 1; up = parents[up] {
+		for up := parents[pid]; up > 1 || root == 0; up = parents[up] {
 			if up == root {
 				found[pid] = starts[pid]
 				break

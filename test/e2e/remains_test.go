@@ -29,6 +29,7 @@ type remains struct {
 	data       string
 	processes  map[int]string  // seen, with their start times
 	namespaces map[string]bool // network namespaces seen
+	others     map[int]string  // processes that were there then and are not the region's
 	seen       int             // when that was, as processes' start times are
 }
 
@@ -47,8 +48,10 @@ func (r *remains) see(t *testing.T, s *server) {
 		t.Fatal(err)
 	}
 	r.seen = int(now.Nano() / 1e7) // hundredths of a second
+	r.others = descendants(t, 0)
 	for pid, start := range descendants(t, s.cmd.Process.Pid) {
 		r.processes[pid] = start
+		delete(r.others, pid)
 		if ns, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", pid)); err == nil && ns != own {
 			r.namespaces[ns] = true
 		}
@@ -70,9 +73,9 @@ func (r *remains) check(t *testing.T, running bool) {
 		if err != nil || !r.namespaces[ns] {
 			continue
 		}
-		// The number of a namespace that is gone is given to others: what began later is not what was seen.
+		// The number of a namespace that is gone is given to others: what began later, or was another's, is not what was seen.
 		pid, _ := strconv.Atoi(strings.Split(path, "/")[2])
-		if _, start, ok := stat(pid); ok {
+		if _, start, ok := stat(pid); ok && r.others[pid] != start {
 			if began, err := strconv.Atoi(start); err == nil && began <= r.seen {
 				t.Errorf("network namespace %s is left, of %s", ns, path)
 			}
