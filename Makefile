@@ -54,7 +54,7 @@ bench: setup-run binaries ## measure, and write docs/benchmarks.md
 .PHONY: bench-isolation
 bench-isolation: setup-run binaries ## measure the sandbox drivers, and write docs/isolation.md
 	scripts/env bin/lambent bench isolation --markdown docs/isolation.md --svg docs/isolation.svg
-	scripts/env bin/lambent bench neighbours --markdown docs/isolation.md
+	scripts/env bin/lambent bench neighbours --only native,gvisor --markdown docs/isolation.md
 
 FUZZTIME ?= 30s
 fuzz: setup-test init ## run each fuzz target for FUZZTIME
