@@ -38,8 +38,8 @@ func (w *Worker) mayStart(now time.Time) error {
 	return nil
 }
 
-// keepLease sends heartbeats until the worker is closed.
-func (w *Worker) keepLease() {
+// everyBeat does something in the rhythm of heartbeats until the worker is closed.
+func (w *Worker) everyBeat(do func()) {
 	ticker := time.NewTicker(w.options.HeartbeatEvery)
 	defer ticker.Stop()
 	for {
@@ -48,27 +48,24 @@ func (w *Worker) keepLease() {
 		case <-w.work.Done():
 			return
 		}
+		do()
+	}
+}
+
+// keepLease sends heartbeats.
+func (w *Worker) keepLease() {
+	w.everyBeat(func() {
 		w.heartbeat()
 		l := w.lease.Load()
 		if l != nil && (l.Drain || !l.valid(time.Now())) {
 			w.dropIdle()
 		}
-	}
+	})
 }
 
-// watchMemory looks at the sandboxes' memory until the worker is closed. Heartbeats do not wait for it: a guest may be slow to tell, or
-// may not want to.
+// watchMemory looks at the sandboxes' memory. Heartbeats do not wait for it: a guest may be slow to tell, or may not want to.
 func (w *Worker) watchMemory() {
-	ticker := time.NewTicker(w.options.HeartbeatEvery)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ticker.C:
-		case <-w.work.Done():
-			return
-		}
-		w.lookAtMemory(time.Now())
-	}
+	w.everyBeat(func() { w.lookAtMemory(time.Now()) })
 }
 
 // looksPerBeat bounds how many sandboxes are looked at for one heartbeat.

@@ -3,11 +3,8 @@ package gvisor
 import (
 	"log/slog"
 	"net"
-	"os"
-	"os/exec"
 	"runtime"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -23,16 +20,7 @@ import (
 // and nothing else, whatever is tried.
 func TestNetwork(t *testing.T) {
 	needHost(t)
-	const inside = "LAMBENT_TEST_NAMESPACE"
-	if os.Getenv(inside) == "" {
-		cmd := exec.Command(os.Args[0], "-test.run=^TestNetwork$", "-test.v")
-		cmd.Env = append(os.Environ(), inside+"=1")
-		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Pdeathsig: unix.SIGKILL}
-		out, err := cmd.CombinedOutput()
-		t.Logf("%s", out)
-		if err != nil {
-			t.Error(err)
-		}
+	if !sandboxtest.Elsewhere(t) {
 		return
 	}
 	makeOutside(t)

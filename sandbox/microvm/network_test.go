@@ -5,14 +5,11 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
 	"lambent/network"
 	"lambent/sandbox"
@@ -24,7 +21,7 @@ import (
 // and nothing else, whatever is tried. What continues from another's state has an address of its own.
 func TestNetwork(t *testing.T) {
 	options := needHost(t)
-	if !elsewhere(t) {
+	if !sandboxtest.Elsewhere(t) {
 		return
 	}
 	makeOutside(t)
@@ -71,24 +68,6 @@ func TestNetwork(t *testing.T) {
 		}
 	})
 	sandboxtest.RunAttempts(t, sandboxtest.Harness{Kind: "microvm", Emulated: true, Open: open, Leftovers: microvmtest.Leftovers}, "Kinds of sockets", "The network")
-}
-
-// elsewhere runs the test again in a network namespace of its own, and tells whether this is there.
-func elsewhere(t *testing.T) bool {
-	t.Helper()
-	const inside = "LAMBENT_TEST_NAMESPACE"
-	if os.Getenv(inside) != "" {
-		return true
-	}
-	cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
-	cmd.Env = append(os.Environ(), inside+"=1")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Pdeathsig: unix.SIGKILL}
-	out, err := cmd.CombinedOutput()
-	t.Logf("%s", out)
-	if err != nil {
-		t.Error(err)
-	}
-	return false
 }
 
 // reaching makes a specialised sandbox.

@@ -5,12 +5,9 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
-	"syscall"
 	"testing"
 
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
 	"lambent/network"
 	"lambent/sandbox"
@@ -30,16 +27,7 @@ func TestAttemptsWithNetwork(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("a network for sandboxes needs root")
 	}
-	const inside = "LAMBENT_TEST_NAMESPACE"
-	if os.Getenv(inside) == "" {
-		cmd := exec.Command(os.Args[0], "-test.run=^TestAttemptsWithNetwork$", "-test.v")
-		cmd.Env = append(os.Environ(), inside+"=1")
-		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Pdeathsig: unix.SIGKILL}
-		out, err := cmd.CombinedOutput()
-		t.Logf("%s", out)
-		if err != nil {
-			t.Error(err)
-		}
+	if !sandboxtest.Elsewhere(t) {
 		return
 	}
 	addresses := makeHost(t)
